@@ -1,0 +1,196 @@
+"""The configuration tree: frozen dataclasses, one a section. No Paddle, no environment, no defaults that depend on one.
+
+Every field carries its unit in the name or in its comment, and its source where the report gives one. The loader
+(`load.py`) builds these from YAML and refuses what is not here; rules over several sections are in `rules.py`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Grouped-query attention with Uni-RoPE (report §2.2.3)."""
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rope_theta: float = 1_000_000.0  # base of the rotary frequencies, from the first stage on (report §3.2)
+    rope_temporal_fraction: float = 0.3125  # share of the frequency pairs, the lowest ones, that turn with t (ERNIE 4.5 VL: 20 of 64)
+    use_bias: bool = False  # on q, k, v and o projections
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """Mixture-of-experts feed-forward layers (report §2.1): every layer after the leading dense ones."""
+
+    num_experts: int  # routed experts a layer; 0 makes every layer dense
+    num_experts_per_tok: int  # experts a token is sent to (top-k)
+    moe_intermediate_size: int  # width of one expert
+    num_shared_experts: int = 0  # experts every token passes through, as one MLP of their summed width
+    num_dense_layers: int = 0  # leading layers with a dense MLP (the report has none)
+    router_score: Literal["softmax", "sigmoid"] = "softmax"
+    routed_scaling_factor: float = 1.0  # multiplies the renormalised weights of the routed experts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone. Names are those of `config.json` in the model folder."""
+
+    name: str
+    vocab_size: int  # rows of the embedding; the tokenizer may use fewer
+    hidden_size: int
+    num_hidden_layers: int
+    attention: AttentionConfig
+    moe: MoEConfig
+    intermediate_size: int = 0  # width of the dense MLP; needed when there are dense layers
+    num_nextn_predict_layers: int = 1  # multi-token prediction blocks (report §2.1; depth 1 as DeepSeek-V3 and ERNIE 4.5)
+    rms_norm_eps: float = 1e-5
+    initializer_range: float = 0.02  # standard deviation of the initial weights
+    tie_word_embeddings: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticConfig:
+    """What one step's sub-network is drawn from (report §3.3). All probabilities 0: always the full model."""
+
+    depth_probability: float = 0.0  # of a reduced depth (report: 0.25)
+    min_layers: int = 1  # fewest decoder layers in a draw
+    keep_first_layers: int = 1  # never skipped
+    keep_last_layers: int = 1  # never skipped (audio heads sit there, report §2.3)
+    width_probability: float = 0.0  # of a reduced expert set (report: 0.20)
+    min_experts: int = 1  # fewest experts in a draw
+    expert_multiple: int = 1  # drawn expert counts are multiples of this
+    sparsity_probability: float = 0.0  # of a reduced top-k (report: 0.20)
+    min_top_k: int = 1  # smallest k in a draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberConfig:
+    """A named member of the elastic family that evaluation reports. 0 means: as in the full model."""
+
+    name: str
+    num_layers: int = 0
+    num_experts: int = 0
+    top_k: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of training: a context length with its schedule (report §3.2). Stages run in the order of the file."""
+
+    name: str
+    max_seq_len: int  # tokens in a packed row
+    num_tokens: int  # tokens to train on in this stage, padding included, all ranks together
+    batch_tokens: int  # tokens in one optimizer step once the ramp is over, all ranks together
+    batch_start_tokens: int = 0  # tokens in the first optimizer step; 0: no ramp (report: 14M to 56M)
+    batch_ramp_tokens: int = 0  # tokens over which the batch grows linearly
+    micro_batch_rows: int = 1  # rows of one forward pass; the rest is gradient accumulation
+    learning_rate: float = 1e-4  # peak
+    min_learning_rate: float = 1e-5  # at the end of a decay
+    lr_schedule: Literal["wsd", "cosine"] = "wsd"  # report: WSD in the 8K stage, cosine after
+    warmup_steps: int = 0  # linear, from 0
+    decay_fraction: float = 0.0  # WSD only: share of the stage's tokens at its end spent going down to the minimum
+    expert_bias_speed: float = 1e-3  # step of the balancing bias (report: 1e-4, then 1e-5, at 56M-token batches)
+    mtp_loss_weight: float = 0.3  # report: 0.3, then 0.1
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with decoupled decay; norms, biases and the router are not decayed."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0  # of the global gradient norm; 0 turns clipping off
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The text tokenizer (report §3.1): loaded from `path`, or trained on the training split when `path` is empty."""
+
+    path: str = ""  # folder of a saved tokenizer
+    vocab_size: int = 0  # of a newly trained one, special tokens included; 0: the model's
+    bpe_dropout: float = 0.0  # probability that a merge is left out when training text is encoded (arXiv:1910.13267)
+    max_train_bytes: int = 100_000_000  # of text given to the tokenizer's training
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of samples."""
+
+    name: str
+    path: str  # file, folder or glob, relative to the working directory; or `pydoc`: CPython's own documentation
+    format: Literal["auto", "jsonl", "text", "pydoc"] = "auto"  # auto: by the ending of the name
+    weight: float = 1.0  # share of the samples drawn from this source, relative to the others
+    document_separator: Literal["file", "blank_line", "line"] = "file"  # where a plain-text file is cut into documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where samples come from and how they become batches."""
+
+    train: tuple[SourceConfig, ...]
+    validation: tuple[SourceConfig, ...] = ()  # empty: cut from `train` by document
+    validation_fraction: float = 0.1  # of the documents of each training source, when `validation` is empty
+    validation_by: Literal["document", "tail"] = "document"  # tail: the last share of a source's text, as nanoGPT cuts
+    too_long: Literal["split", "error"] = "split"  # what happens to a text longer than the stage's row
+    bad_line: Literal["error", "skip"] = "error"  # a malformed line; skipped ones are counted and reported
+    num_workers: int = 1  # processes that tokenize; 0: in the training process
+    prefetch_batches: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop around the steps. Intervals are in optimizer steps; 0 means never (but always once, at the end)."""
+
+    output_dir: str = "runs/default"
+    seed: int = 0
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 with float32 master weights on GPU
+    recompute: Literal["none", "full"] = "none"  # full: every block recomputes its forward in the backward pass
+    max_steps: int = 0  # stop early; 0: when the stages are done
+    log_steps: int = 10
+    eval_steps: int = 100
+    sample_steps: int = 200
+    save_steps: int = 200
+    keep_checkpoints: int = 2  # newest ones kept, beside the best
+    max_eval_tokens: int = 100_000  # validation tokens an evaluation reads while training; the last one reads all
+    visualdl: bool = True
+    threads: int = 0  # of the CPU math libraries; 0: as many as cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How the samples that a run shows are drawn."""
+
+    prompts: tuple[str, ...] = ("",)
+    max_new_tokens: int = 128
+    temperature: float = 0.8  # 0: greedy
+    top_p: float = 0.95
+    top_k: int = 0  # 0: no limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpsConfig:
+    """How operators run on the CPU."""
+
+    backend: Literal["auto", "native", "reference"] = "auto"
+    keep_heap: bool = True  # glibc: freed memory stays with the process, so large tensors do not fault their pages in again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run: one model, its stages, its data."""
+
+    model: ModelConfig
+    stages: tuple[StageConfig, ...]
+    data: DataConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    ops: OpsConfig = field(default_factory=OpsConfig)
+    members: tuple[MemberConfig, ...] = ()  # of the elastic family, evaluated beside the full model
