@@ -1,0 +1,77 @@
+# `make` lists what there is. The environment lives in .venv and comes from PyPI alone; a second call finds it ready.
+# PYTHON names another interpreter; ARGS goes to the program: make train ARGS="-o train.max_steps=20".
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-all test-paddlenlp lint format clean
+.NOTPARALLEL:
+
+VENV := .venv
+VENV_PADDLENLP := .venv-paddlenlp
+METADATA := setup.py pyproject.toml
+PIP_INSTALL := -m pip --disable-pip-version-check --no-input install -qq
+ARGS ?=
+
+# Python 3.11 first: the version that the constraints were tested with.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.10; do \
+    $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
+    && echo $$python && break; done)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.dev ## make .venv with everything that training and the tests need
+
+train: $(VENV)/.train ## set up, then train the demo on real text (about ten minutes on two cores)
+	@echo "[3/3] training: configs/run/pydoc.yaml $(ARGS)"
+	@$(VENV)/bin/python tools/train.py -c configs/run/pydoc.yaml $(ARGS)
+
+test: $(VENV)/.dev ## set up, then run the tests, the slow ones left out
+	@echo "[3/3] running the tests"
+	@$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.dev ## set up, then run all the tests
+	@echo "[3/3] running all the tests"
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+# PaddleNLP and its dependencies warn while they are imported; only there are warnings not errors.
+test-paddlenlp: $(VENV_PADDLENLP)/.installed ## set up .venv-paddlenlp, then test the PaddleNLP adapters in it
+	@echo "[3/3] running tests/integrations with PaddleNLP"
+	@$(VENV_PADDLENLP)/bin/python -m pytest -o filterwarnings=default tests/integrations $(ARGS)
+
+lint: $(VENV)/.dev ## check style and formatting
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check .
+
+format: $(VENV)/.dev ## mend style and formatting in place
+	@$(VENV)/bin/python -m ruff check --fix .
+	@$(VENV)/bin/python -m ruff format .
+
+clean: ## remove the environments and what was built; runs/ stays
+	rm -rf $(VENV) $(VENV_PADDLENLP) build dist *.egg-info .pytest_cache .ruff_cache
+	find ernie5 tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are files, so an interrupted step is done again. --clear replaces a half-made environment.
+$(VENV)/.created $(VENV_PADDLENLP)/.created:
+	@if [ -z "$(PYTHON)" ]; then \
+	    echo "error: no Python 3.10 to 3.13 found: install one (Debian: apt install python3 python3-venv) or name it," \
+	        "make PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	@echo "[1/3] creating $(@D) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv --clear $(@D) || { \
+	    echo "error: $(PYTHON) cannot make a virtual environment: install its venv module" \
+	        "(Debian: apt install python3-venv)" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.created $(METADATA) constraints.txt
+	@echo "[2/3] installing PaddlePaddle and the package into $(@D) (a download of about 300 MB the first time)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[train]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created $(METADATA) constraints.txt
+	@echo "[2/3] installing PaddlePaddle, the package and the test tools into $(@D) (about 300 MB the first time)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[train,data,dev]"
+	@touch $@ $(VENV)/.train
+
+$(VENV_PADDLENLP)/.installed: $(VENV_PADDLENLP)/.created $(METADATA) constraints-paddlenlp.txt
+	@echo "[2/3] installing PaddlePaddle, the package and PaddleNLP into $(@D) (about 700 MB the first time)"
+	@$(VENV_PADDLENLP)/bin/python $(PIP_INSTALL) -c constraints-paddlenlp.txt -e ".[paddlenlp,dev]"
+	@touch $@

@@ -1,0 +1,60 @@
+"""What every test finds and leaves: the same seeds, and Paddle's global state as it was."""
+
+import os
+
+# Before NumPy and Paddle are imported: their thread pools read these once. One thread makes sums repeat to the last
+# bit and keeps parallel test processes from fighting over the cores.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import paddle
+import pytest
+
+from ernie5.config.schema import AttentionConfig, ModelConfig, MoEConfig
+
+SEED = 20260204
+FLAGS = [name for name in paddle.base.core.globals().keys() if paddle.base.core.globals().is_public(name)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu are skipped, with the reason, where Paddle sees no CUDA device."""
+    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0:
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_global_state() -> Iterator[None]:
+    """Seeds before the test; default dtype, device, flags and mode after it; parameter names numbered from 0 in it."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    paddle.seed(SEED)
+    default_dtype, device, flags = paddle.get_default_dtype(), paddle.get_device(), paddle.get_flags(FLAGS)
+    with paddle.utils.unique_name.guard():
+        yield
+    if not paddle.in_dynamic_mode():
+        paddle.disable_static()
+    paddle.set_default_dtype(default_dtype)
+    if paddle.get_device() != device:
+        paddle.set_device(device)
+    flags_now = paddle.get_flags(FLAGS)
+    paddle.set_flags({name: value for name, value in flags.items() if flags_now[name] != value})
+
+
+@pytest.fixture
+def tiny_model_config() -> ModelConfig:
+    """A model with every part of the text backbone that builds and runs in milliseconds."""
+    return ModelConfig(
+        name="tiny_test",
+        vocab_size=96,
+        hidden_size=32,
+        num_hidden_layers=3,
+        attention=AttentionConfig(num_attention_heads=4, num_key_value_heads=2, head_dim=8),
+        moe=MoEConfig(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16),
+    )
