@@ -1,0 +1,1 @@
+"""Elastic training: one run, a family of sub-models (report §3.3)."""

@@ -1,0 +1,1 @@
+"""The layers of the backbone. They know numbers and tensors: no ranks, no groups, no devices."""

@@ -1,0 +1,1 @@
+"""The ERNIE 5.0 model. Read `ernie5.py` first."""

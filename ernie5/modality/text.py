@@ -1,0 +1,41 @@
+"""Text: next-token prediction over a shared embedding (report §2.1)."""
+
+import paddle
+import paddle.nn.functional as F
+from paddle import ParamAttr, nn
+
+from ernie5.config.schema import ModelConfig
+from ernie5.layers.linear import linear
+from ernie5.modality.unified import IGNORE_INDEX
+
+
+class TextModality(nn.Layer):
+    """The token embedding and the head; one matrix [vocab, hidden] for both when tied."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        weight = ParamAttr(initializer=nn.initializer.Normal(0.0, config.initializer_range))
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, weight_attr=weight)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = linear(config.hidden_size, config.vocab_size, config.initializer_range)
+
+    def embed(self, input_ids: paddle.Tensor) -> paddle.Tensor:
+        """int64 [batch, seq] -> [batch, seq, hidden]."""
+        return self.embed_tokens(input_ids)
+
+    def logits(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
+        """[..., hidden] -> [..., vocab]."""
+        if self.lm_head is not None:
+            return self.lm_head(hidden_states)
+        return paddle.matmul(hidden_states, self.embed_tokens.weight, transpose_y=True)
+
+    def loss(self, hidden_states: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """Negative log-likelihood of each label in nats, float32 [tokens]; 0 where the label is IGNORE_INDEX.
+
+        hidden_states [batch, seq, hidden], labels int64 [batch, seq] (already shifted: no slice of the logits, whose
+        gradient would copy them).
+        """
+        logits = self.logits(hidden_states.reshape([-1, hidden_states.shape[-1]])).astype("float32")
+        labels = labels.flatten()
+        return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none").reshape(labels.shape)

@@ -1,0 +1,64 @@
+"""ERNIE 5.0: one autoregressive mixture-of-experts decoder over the unified sequence (arXiv:2602.04705, report §2).
+
+The file to read first. A batch of unified sequences is embedded, runs through the layers that a subnet keeps, and is read
+by the heads of its modalities; each gives the loss of its next group of tokens.
+"""
+
+from typing import NamedTuple
+
+import paddle
+from paddle import nn
+
+from ernie5.config.schema import ModelConfig
+from ernie5.layers.attention import LayerCache
+from ernie5.layers.layout import Layout, make_layout
+from ernie5.modality.batch import Batch
+from ernie5.modality.text import TextModality
+from ernie5.model.decoder import Decoder
+from ernie5.model.mtp import MultiTokenPrediction
+from ernie5.model.subnet import Subnet
+
+
+class Losses(NamedTuple):
+    """Weighted sums over the batch, in nats; the trainer divides by the weights of the whole global batch."""
+
+    text: paddle.Tensor  # float32 scalar
+    mtp: paddle.Tensor | None  # float32 scalar; None in a model without the block
+    tokens_per_expert: dict[int, paddle.Tensor]  # layer id (the prediction block's is the number of layers) -> int64 [experts]
+
+
+class Ernie5ForCausalLM(nn.Layer):
+    """The unified model. `forward` trains; `hidden_states` and `logits` are what evaluation and generation need."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.text = TextModality(config)
+        self.decoder = Decoder(config)
+        self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
+
+    def forward(self, batch: Batch, subnet: Subnet) -> Losses:
+        layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
+        decoded = self.decoder(self.text.embed(batch.input_ids), layout, subnet)
+        text_loss = (self.text.loss(decoded.hidden_states, batch.labels) * batch.loss_weight.flatten()).sum()
+        if self.mtp is None:
+            return Losses(text_loss, None, decoded.tokens_per_expert)
+        predicted = self.predict_second_next(decoded.residual, batch.next_ids, layout, subnet)
+        mtp_loss = (self.text.loss(predicted.hidden_states, batch.mtp_labels) * batch.mtp_loss_weight.flatten()).sum()
+        loads = dict(decoded.tokens_per_expert)
+        if predicted.tokens_per_expert is not None:
+            loads[self.mtp.layer_id] = predicted.tokens_per_expert
+        return Losses(text_loss, mtp_loss, loads)
+
+    def predict_second_next(self, residual, next_ids, layout: Layout, subnet: Subnet, cache: LayerCache | None = None):
+        """What the prediction block makes of `residual` [batch, seq, hidden] and the ids that follow, [batch, seq]."""
+        mask = subnet.expert_mask[self.mtp.layer_id]
+        return self.mtp(residual, self.text.embed(next_ids), layout, mask, subnet.top_k, cache)
+
+    def hidden_states(self, input_ids, layout: Layout, subnet: Subnet, caches: list[LayerCache] | None = None):
+        """input_ids int64 [batch, seq] -> [batch, seq, hidden], after the final norm."""
+        return self.decoder(self.text.embed(input_ids), layout, subnet, caches).hidden_states
+
+    def logits(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
+        """[..., hidden] -> next-token logits [..., vocab]."""
+        return self.text.logits(hidden_states)

@@ -1,0 +1,86 @@
+"""Moving tokens to their experts and back, and the experts' SwiGLU over ragged groups of rows."""
+
+from dataclasses import dataclass
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+
+@dataclass(frozen=True, eq=False)  # not a tuple: a PyLayer would take the tensors in one as inputs that want gradients
+class Permutation:
+    """Where the (token, choice) slots stand once sorted by expert; ties keep token order, so the layout is reproducible."""
+
+    token_ids: paddle.Tensor  # int64 [slots]: the token of each sorted row
+    slot_ids: paddle.Tensor  # int64 [slots]: the flat (token, choice) of each sorted row
+    row_ids: paddle.Tensor  # int64 [tokens, top_k]: the sorted row of each (token, choice)
+    tokens_per_expert: paddle.Tensor  # int64 [experts]
+
+
+def sort_by_expert(topk_ids: paddle.Tensor, num_experts: int) -> Permutation:
+    """topk_ids int64 [tokens, top_k] -> Permutation."""
+    top_k = topk_ids.shape[1]
+    flat = topk_ids.detach().flatten()
+    slot_ids = paddle.argsort(flat, stable=True)
+    row_ids = paddle.argsort(slot_ids).reshape([-1, top_k])
+    return Permutation(slot_ids // top_k, slot_ids, row_ids, paddle.bincount(flat, minlength=num_experts))
+
+
+def moe_permute(hidden_states: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
+    """hidden_states [tokens, hidden] -> [slots, hidden] in expert order."""
+    return _Permute.apply(hidden_states, permutation)
+
+
+def moe_unpermute(rows: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
+    """rows [slots, hidden] in expert order -> [tokens, hidden], the sum of each token's rows."""
+    return _Unpermute.apply(rows, permutation)
+
+
+class _Permute(PyLayer):
+    """The gradient of a copy to k places is the sum over them: a gather, where autograd's scatter is four times slower."""
+
+    @staticmethod
+    def forward(ctx, hidden_states, permutation):
+        ctx.permutation = permutation
+        return paddle.gather(hidden_states, permutation.token_ids)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _sum_over_choices(grad, ctx.permutation)
+
+
+class _Unpermute(PyLayer):
+    @staticmethod
+    def forward(ctx, rows, permutation):
+        ctx.permutation = permutation
+        return _sum_over_choices(rows, permutation)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return paddle.gather(grad, ctx.permutation.token_ids)
+
+
+def _sum_over_choices(rows: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
+    """[slots, hidden] -> [tokens, hidden], one gather a choice: a reduction over a middle dim is slower on CPU."""
+    choices = paddle.unbind(permutation.row_ids, axis=1)
+    total = paddle.gather(rows, choices[0])
+    for row_ids in choices[1:]:
+        total = total + paddle.gather(rows, row_ids)
+    return total
+
+
+def expert_ffn(rows, row_weights, tokens_per_expert, gate_up_proj, down_proj) -> paddle.Tensor:
+    """Each expert's down(silu(gate(x)) * up(x)) on its own rows, times the row's weight.
+
+    rows [slots, hidden] in expert order, row_weights [slots], tokens_per_expert int64 [experts] (sums to slots),
+    gate_up_proj [experts, hidden, 2 * ffn] (gate first), down_proj [experts, ffn, hidden] -> [slots, hidden].
+    The weight is applied between the two products, where rows are narrowest; the second product is linear in it.
+    """
+    counts = tokens_per_expert.tolist()
+    busy = [expert for expert, count in enumerate(counts) if count]
+    gate_up, down = paddle.unbind(gate_up_proj, 0), paddle.unbind(down_proj, 0)
+    parts = paddle.split(rows, [counts[expert] for expert in busy], axis=0)
+    inner = paddle.concat([paddle.matmul(part, gate_up[e]) for e, part in zip(busy, parts, strict=True)], axis=0)
+    inner = F.swiglu(inner) * row_weights.unsqueeze(-1).astype(inner.dtype)
+    parts = paddle.split(inner, [counts[expert] for expert in busy], axis=0)
+    return paddle.concat([paddle.matmul(part, down[e]) for e, part in zip(busy, parts, strict=True)], axis=0)

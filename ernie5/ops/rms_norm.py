@@ -1,0 +1,46 @@
+"""Root-mean-square normalisation (arXiv:1910.07467)."""
+
+import paddle
+from paddle.autograd import PyLayer
+
+
+def rms_norm(hidden_states: paddle.Tensor, weight: paddle.Tensor, epsilon: float) -> paddle.Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * weight over the last dim.
+
+    hidden_states [..., hidden] of any float dtype, weight [hidden]; computed in float32, returned in the input's dtype.
+    """
+    rows = hidden_states.reshape([-1, hidden_states.shape[-1]])
+    return _RMSNorm.apply(rows, weight, epsilon).reshape(hidden_states.shape)
+
+
+class _RMSNorm(PyLayer):
+    """The backward pass by hand: Paddle's own for a broadcast weight costs more than the rest of the layer together.
+
+    With n = x * r, r = 1 / sqrt(mean(x^2) + epsilon) and g = dy * weight:
+    dx = r * (g - n * mean(g * n)), dweight = sum over rows of dy * n. Row sums are products with ones, which run as GEMM.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, weight, epsilon):
+        ctx.dtype = rows.dtype
+        rows = rows.astype("float32")
+        mean_square = paddle.matmul(rows * rows, _ones(rows.shape[1], 1)) * (1.0 / rows.shape[1])
+        inverse = paddle.rsqrt(mean_square + epsilon)  # [rows, 1]
+        normalized = rows * inverse
+        ctx.save_for_backward(normalized, inverse, weight)
+        return (normalized * weight.astype("float32")).astype(ctx.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        normalized, inverse, weight = ctx.saved_tensor()
+        num_rows, hidden = normalized.shape
+        product = grad.astype("float32") * normalized
+        grad_weight = paddle.matmul(_ones(1, num_rows), product).reshape([hidden])
+        scale = weight.astype("float32")
+        mean = paddle.matmul(product, scale.reshape([hidden, 1])) * (1.0 / hidden)  # mean of g * n, [rows, 1]
+        grad_rows = (grad.astype("float32") * scale - normalized * mean) * inverse
+        return grad_rows.astype(ctx.dtype), grad_weight.astype(weight.dtype)
+
+
+def _ones(rows: int, columns: int) -> paddle.Tensor:
+    return paddle.ones([rows, columns], "float32")
