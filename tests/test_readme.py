@@ -1,0 +1,93 @@
+"""The README's commands, files and links are real. Commands are parsed and dry-run, not executed in full."""
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from ernie5.config.load import load_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+CHECKED_FOLDERS = ("configs/", "docs/", "ernie5/", "tests/", "tools/")
+
+
+def commands() -> list[str]:
+    """Every command line of the bash blocks, continuation lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def words(command: str) -> list[str]:
+    """The command's words, leading VARIABLE=value ones left out."""
+    split = shlex.split(command)
+    while split and re.match(r"[A-Z0-9_]+=", split[0]):
+        split.pop(0)
+    return split
+
+
+def commands_of(program: str) -> list[str]:
+    return [command for command in commands() if words(command)[0] == program]
+
+
+@cache
+def help_text(*program: str) -> str:
+    result = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_command_is_of_a_checked_kind():
+    assert {words(command)[0] for command in commands()} <= {"make", "pip", "python"}
+
+
+@pytest.mark.parametrize("command", commands_of("make"))
+def test_make_target_exists(command: str):
+    result = subprocess.run(["make", "-n", *words(command)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", commands_of("pip"))
+def test_pip_extras_exist(command: str):
+    extras = re.search(r"\.\[([a-z,]+)\]", command)
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
+    assert extras and all(re.search(rf"^{extra} = ", declared, re.MULTILINE) for extra in extras[1].split(","))
+
+
+@pytest.mark.parametrize("command", commands_of("python"))
+def test_tool_accepts_the_options(command: str):
+    tool, *arguments = words(command)[1:]
+    subcommands = [word for word in arguments[:1] if re.fullmatch(r"[a-z]+", word)]
+    known = help_text(tool, *subcommands)
+    for option in (word for word in arguments if word.startswith("-")):
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"{tool} has no {option}"
+
+
+@pytest.mark.parametrize("command", [command for command in commands_of("python") if " -c " in command])
+def test_run_configuration_loads_with_the_overrides(command: str):
+    arguments = words(command)
+    overrides = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "-o"]
+    load_config(ROOT / arguments[arguments.index("-c") + 1], overrides)
+
+
+def test_named_files_exist():
+    in_commands = [word for command in commands() for word in words(command)]
+    in_prose = re.findall(r"`([^`\s]+)`", PROSE)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PROSE)
+    named = {word for word in in_commands + in_prose if word.startswith(CHECKED_FOLDERS)} | set(links)
+    assert not sorted(name for name in named if not (ROOT / name).exists())
+
+
+def test_shipped_models_are_listed():
+    shipped = {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")}
+    assert shipped == set(re.findall(r"^\| `(\w+)` \|", PROSE, flags=re.MULTILINE))
+
+
+def test_readme_stays_short():
+    assert len(README.splitlines()) <= 200
