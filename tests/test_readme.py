@@ -91,3 +91,9 @@ def test_shipped_models_are_listed():
 
 def test_readme_stays_short():
     assert len(README.splitlines()) <= 200
+
+
+def test_paper_index_names_only_files_that_exist():
+    index = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:configs|ernie5|tests)/[^`]+)`", index)
+    assert named and not sorted({name for name in named if not (ROOT / name).exists()})
