@@ -16,7 +16,9 @@ class AttentionConfig:
     num_key_value_heads: int
     head_dim: int
     rope_theta: float = 1_000_000.0  # base of the rotary frequencies, from the first stage on (report §3.2)
-    rope_temporal_fraction: float = 0.3125  # share of the frequency pairs, the lowest ones, that turn with t (ERNIE 4.5 VL: 20 of 64)
+    rope_temporal_fraction: float = (
+        0.3125  # share of the frequency pairs, the lowest ones, that turn with t (ERNIE 4.5 VL: 20 of 64)
+    )
     use_bias: bool = False  # on q, k, v and o projections
 
 
@@ -44,7 +46,9 @@ class ModelConfig:
     attention: AttentionConfig
     moe: MoEConfig
     intermediate_size: int = 0  # width of the dense MLP; needed when there are dense layers
-    num_nextn_predict_layers: int = 1  # multi-token prediction blocks (report §2.1; depth 1 as DeepSeek-V3 and ERNIE 4.5)
+    num_nextn_predict_layers: int = (
+        1  # multi-token prediction blocks (report §2.1; depth 1 as DeepSeek-V3 and ERNIE 4.5)
+    )
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of the initial weights
     tie_word_embeddings: bool = True
@@ -98,7 +102,7 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with decoupled decay; norms, biases and the router are not decayed."""
+    """AdamW with decoupled decay; norms and biases are not decayed."""
 
     beta1: float = 0.9
     beta2: float = 0.95
@@ -177,8 +181,9 @@ class GenerationConfig:
 class OpsConfig:
     """How operators run on the CPU."""
 
-    backend: Literal["auto", "native", "reference"] = "auto"
-    keep_heap: bool = True  # glibc: freed memory stays with the process, so large tensors do not fault their pages in again
+    keep_heap: bool = (
+        True  # glibc: freed memory stays with the process, so large tensors do not fault their pages in again
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
