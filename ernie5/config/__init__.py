@@ -1,0 +1,1 @@
+"""The typed configuration tree: schema, YAML loading with overrides, rules. Imports no Paddle."""
