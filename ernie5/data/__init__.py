@@ -1,0 +1,1 @@
+"""From files to batches: manifests, samples, mixture, packing into unified sequences, the resumable loader."""
