@@ -1,0 +1,1 @@
+"""Tokenizers, each a trained model of its own."""
