@@ -30,12 +30,12 @@ class TextModality(nn.Layer):
             return self.lm_head(hidden_states)
         return paddle.matmul(hidden_states, self.embed_tokens.weight, transpose_y=True)
 
-    def loss(self, hidden_states: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        """Negative log-likelihood of each label in nats, float32 [tokens]; 0 where the label is IGNORE_INDEX.
+    def loss(self, hidden_states: paddle.Tensor, labels: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
+        """sum of weight * negative log-likelihood of the label, in nats, a float32 scalar.
 
-        hidden_states [batch, seq, hidden], labels int64 [batch, seq] (already shifted: no slice of the logits, whose
-        gradient would copy them).
+        hidden_states [batch, seq, hidden]; labels int64 [batch, seq], IGNORE_INDEX where nothing is predicted, already
+        shifted (a slice of the logits instead would cost a copy of their gradient); weight float32 [batch, seq].
         """
         logits = self.logits(hidden_states.reshape([-1, hidden_states.shape[-1]])).astype("float32")
-        labels = labels.flatten()
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none").reshape(labels.shape)
+        losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+        return (losses.flatten() * weight.flatten()).sum()

@@ -40,6 +40,12 @@ class UnifiedSequence:
     def __len__(self) -> int:
         return self.input_ids.shape[-1]
 
+    def split(self, num_rows: int) -> list["UnifiedSequence"]:
+        """Stacked rows [batch, seq] in parts of at most num_rows."""
+        parts = range(0, len(self.input_ids), num_rows)
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return [UnifiedSequence(**{k: a[i : i + num_rows] for k, a in arrays.items()}) for i in parts]
+
 
 def stack(rows: list[UnifiedSequence]) -> UnifiedSequence:
     """Rows of equal length -> one UnifiedSequence whose arrays are [batch, seq, ...]."""

@@ -40,15 +40,21 @@ class Ernie5ForCausalLM(nn.Layer):
     def forward(self, batch: Batch, subnet: Subnet) -> Losses:
         layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
         decoded = self.decoder(self.text.embed(batch.input_ids), layout, subnet)
-        text_loss = (self.text.loss(decoded.hidden_states, batch.labels) * batch.loss_weight.flatten()).sum()
+        text_loss = self.text.loss(decoded.hidden_states, batch.labels, batch.loss_weight)
         if self.mtp is None:
             return Losses(text_loss, None, decoded.tokens_per_expert)
         predicted = self.predict_second_next(decoded.residual, batch.next_ids, layout, subnet)
-        mtp_loss = (self.text.loss(predicted.hidden_states, batch.mtp_labels) * batch.mtp_loss_weight.flatten()).sum()
+        mtp_loss = self.text.loss(predicted.hidden_states, batch.mtp_labels, batch.mtp_loss_weight)
         loads = dict(decoded.tokens_per_expert)
         if predicted.tokens_per_expert is not None:
             loads[self.mtp.layer_id] = predicted.tokens_per_expert
         return Losses(text_loss, mtp_loss, loads)
+
+    def text_loss(self, batch: Batch, subnet: Subnet) -> paddle.Tensor:
+        """The weighted sum of the next-token losses alone, in nats, as evaluation takes it."""
+        layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
+        hidden_states = self.hidden_states(batch.input_ids, layout, subnet)
+        return self.text.loss(hidden_states, batch.labels, batch.loss_weight)
 
     def predict_second_next(self, residual, next_ids, layout: Layout, subnet: Subnet, cache: LayerCache | None = None):
         """What the prediction block makes of `residual` [batch, seq, hidden] and the ids that follow, [batch, seq]."""

@@ -1,0 +1,87 @@
+"""The model folder: `config.json`, safetensors, `generation_config.json`, the tokenizer's files; nothing is pickled."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ernie5.config.load import model_from_dict
+from ernie5.config.schema import AttentionConfig, ModelConfig, MoEConfig
+from ernie5.errors import UserError
+from ernie5.model.checkpoint_names import to_folder_name
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.weights import assign, load_tensors, save_tensors
+
+ARCHITECTURE, MODEL_TYPE = "Ernie5ForCausalLM", "ernie5"
+_SECTIONS = {"attention": AttentionConfig, "moe": MoEConfig}
+# written for the ecosystem's loaders; not settings of the model
+_ABOUT = {"architectures", "model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"}
+
+
+def save_pretrained(model: Ernie5ForCausalLM, folder: Path | str, tokenizer_dir: Path | None = None) -> Path:
+    """Writes a folder that `from_pretrained` and the ecosystem's loaders read; the tokenizer's files are copied in."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors({to_folder_name(name): tensor for name, tensor in model.state_dict().items()}, folder)
+    about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": "float32"}
+    token_ids = {}
+    if tokenizer_dir is not None:
+        for path in sorted(tokenizer_dir.iterdir()):
+            shutil.copyfile(path, folder / path.name)
+        token_ids = _token_ids(tokenizer_dir)
+    _write_json(folder / "config.json", about | token_ids | flat_config(model.config))
+    _write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
+    return folder
+
+
+def from_pretrained(folder: Path | str) -> Ernie5ForCausalLM:
+    """The model of a folder, in float32. UserError: not such a folder, a setting it does not know, weights that differ."""
+    folder = Path(folder)
+    model = Ernie5ForCausalLM(read_config(folder))
+    named = ((to_folder_name(name), tensor) for name, tensor in model.state_dict().items())
+    assign(named, load_tensors(folder), folder, cast=True)
+    return model
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """The ModelConfig in a folder's `config.json`."""
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; name a folder that save_pretrained wrote") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); save or copy the folder again") from None
+    if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
+        found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+        raise UserError(f"{path}: model_type is {found!r}, not {MODEL_TYPE!r}; name the folder of an ernie5 model")
+    return model_from_dict(nested_config({k: v for k, v in values.items() if k not in _ABOUT}), str(path))
+
+
+def flat_config(config: ModelConfig) -> dict[str, Any]:
+    """The settings as `config.json` has them: on one level, under the ecosystem's names."""
+    values = dataclasses.asdict(config)
+    for section in _SECTIONS:
+        values |= values.pop(section)
+    return values
+
+
+def nested_config(values: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat_config`; keys it does not know stay on the top level, for the strict reader to refuse."""
+    values = dict(values)
+    for section, kind in _SECTIONS.items():
+        names = [field.name for field in dataclasses.fields(kind) if field.name in values]
+        values[section] = {name: values.pop(name) for name in names}
+    return values
+
+
+def _token_ids(tokenizer_dir: Path) -> dict[str, int]:
+    from ernie5.tokenizers.text import TextTokenizer
+
+    tokenizer = TextTokenizer.from_pretrained(tokenizer_dir)
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""Balance without an auxiliary loss: after each step every expert's bias moves against its load (arXiv:2408.15664).
+
+The bias is moved here, on whatever runs this process: one CPU process without fleet balances like a cluster.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from ernie5.layers.router import Router
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.subnet import Subnet
+
+
+class LoadMetrics(NamedTuple):
+    """Of one step, in the order of the layers that route."""
+
+    load: list[list[int]]  # tokens sent to each expert
+    max_over_mean: list[float]  # 1: even; the number of experts over top-k: all to the same
+    entropy: list[float]  # of the load over log(experts): 1: even (report §6.4.1)
+
+
+class ExpertBalance:
+    """Collects the load of a step and updates the routers' biases from it."""
+
+    def __init__(self, model: Ernie5ForCausalLM):
+        layers = dict(enumerate(model.decoder.layers))
+        if model.mtp is not None:
+            layers[model.mtp.layer_id] = model.mtp.block
+        self.routers: dict[int, Router] = {i: block.mlp.gate for i, block in layers.items() if block.routes}
+        self.loads: dict[int, np.ndarray] = {}
+
+    def collect(self, tokens_per_expert: dict[int, paddle.Tensor]) -> None:
+        """Adds the load of one micro-batch."""
+        for layer_id, load in tokens_per_expert.items():
+            self.loads[layer_id] = self.loads.get(layer_id, 0) + load.numpy()
+
+    def update(self, subnet: Subnet, speed: float) -> LoadMetrics:
+        """bias += speed * sign(mean load - load), for the layers and the experts that this step's subnet kept."""
+        kept = subnet.experts_kept()
+        metrics = LoadMetrics([], [], [])
+        for layer_id, load in sorted(self.loads.items()):
+            router, keep = self.routers[layer_id], kept[layer_id]
+            error = np.where(keep, load[keep].mean() - load, 0.0)
+            router.expert_bias.set_value(router.expert_bias.numpy() + np.float32(speed) * np.sign(error, dtype=np.float32))
+            metrics.load.append(load.tolist())
+            metrics.max_over_mean.append(float(load.max() / load[keep].mean()))
+            metrics.entropy.append(normalized_entropy(load[keep]))
+        self.loads = {}
+        return metrics
+
+
+def normalized_entropy(load: np.ndarray) -> float:
+    """-sum p log p / log n of a load over n experts, in [0, 1] (report §6.4.1, Fig. 10)."""
+    share = load[load > 0] / load.sum()
+    return float(-(share * np.log(share)).sum() / np.log(len(load))) if len(load) > 1 else 1.0

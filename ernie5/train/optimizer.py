@@ -1,0 +1,55 @@
+"""AdamW with decoupled weight decay, and clipping by the global norm."""
+
+import math
+from collections.abc import Iterable
+
+import paddle
+from paddle import nn
+
+from ernie5.config.schema import OptimizerConfig
+
+DECAYED_NDIM = 2  # matrices, embeddings and stacked experts are decayed; norm weights and biases are not
+
+
+def build_optimizer(model: nn.Layer, config: OptimizerConfig) -> paddle.optimizer.AdamW:
+    """The learning rate is set before every step. Parameters in a half type get float32 master weights."""
+    parameters = list(model.parameters())
+    decayed = {parameter.name for parameter in parameters if parameter.ndim >= DECAYED_NDIM}
+    return paddle.optimizer.AdamW(
+        learning_rate=0.0,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+        weight_decay=config.weight_decay,
+        parameters=parameters,
+        apply_decay_param_fun=decayed.__contains__,
+        multi_precision=any(parameter.dtype != paddle.float32 for parameter in parameters),
+    )
+
+
+@paddle.no_grad()
+def clip_grad_norm(parameters: Iterable[paddle.Tensor], clip_norm: float) -> float:
+    """Scales all gradients so that their global norm is at most clip_norm (0: leaves them) and returns the norm before.
+
+    The gradients are touched only when they are too large. A norm that is not finite is returned as it is.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = [_sum_of_squares(gradient) for gradient in gradients]
+    norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
+    if clip_norm and norm > clip_norm:
+        for gradient in gradients:
+            gradient.scale_(clip_norm / norm)
+    return norm
+
+
+def _sum_of_squares(tensor: paddle.Tensor) -> float:
+    flat = tensor.astype("float32").flatten()
+    return float(paddle.dot(flat, flat))
+
+
+def first_not_finite(model: nn.Layer) -> str | None:
+    """The structured name of the first parameter whose gradient holds a NaN or an infinity."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not math.isfinite(_sum_of_squares(parameter.grad)):
+            return name
+    return None

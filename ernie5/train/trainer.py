@@ -1,0 +1,283 @@
+"""The training loop: reads as the algorithm, and can be stopped at any moment."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tqdm import tqdm
+
+from ernie5.config.schema import Config, StageConfig
+from ernie5.data.loader import Loader
+from ernie5.elastic.sampler import draw_subnet
+from ernie5.errors import Fault
+from ernie5.modality.batch import make_batch
+from ernie5.modality.unified import UnifiedSequence
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.subnet import Subnet
+from ernie5.train.balance import ExpertBalance, LoadMetrics
+from ernie5.train.evaluate import Score, ValidationSet, evaluate_members
+from ernie5.train.metrics import MetricsLog
+from ernie5.train.optimizer import clip_grad_norm, first_not_finite
+from ernie5.train.schedule import batch_rows, learning_rate, steps_left
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Where a run stands. What a checkpoint must hold beside weights, optimizer and loader to go on exactly."""
+
+    step: int = 0  # optimizer steps done
+    tokens: int = 0  # positions trained on
+    stage_id: int = 0
+    stage_step: int = 0
+    stage_tokens: int = 0
+    best_bits_per_byte: float | None = None
+    seconds: float = 0.0  # spent in steps so far, over all resumes
+
+    def advance(self, tokens: int, seconds: float) -> "TrainState":
+        return replace(
+            self,
+            step=self.step + 1,
+            tokens=self.tokens + tokens,
+            stage_step=self.stage_step + 1,
+            stage_tokens=self.stage_tokens + tokens,
+            seconds=self.seconds + seconds,
+        )
+
+    def next_stage(self) -> "TrainState":
+        return replace(self, stage_id=self.stage_id + 1, stage_step=0, stage_tokens=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one optimizer step says of itself. Losses in nats a token."""
+
+    loss: float  # the objective: text plus its share of multi-token prediction
+    loss_text: float
+    loss_mtp: float | None
+    grad_norm: float
+    lr: float
+    batch_tokens: int
+    seconds: float
+    subnet: Subnet
+    balance: LoadMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What the loop calls and does not own."""
+
+    metrics: MetricsLog
+    save: Callable[[TrainState, dict, float | None], None]  # state, loader state, score
+    show_samples: Callable[[int], list[tuple[str, str]]]  # step -> (prompt, text) pairs
+    validation: Callable[[int, bool], ValidationSet]  # tokens in a row, complete or a quick part
+
+
+class Trainer:
+    """Runs the stages of a config over a model. `fit` returns when they are done or when it was asked to stop."""
+
+    def __init__(self, config: Config, model: Ernie5ForCausalLM, optimizer, loader: Loader, services: Services):
+        self.config, self.model, self.optimizer, self.loader = config, model, optimizer, loader
+        self.services = services
+        self.balance = ExpertBalance(model)
+        self.state = TrainState()
+        self.loader_state = loader.state_dict()  # as of self.state: a step that fails has not consumed its rows
+        self.saved_step = -1
+        self.stop_signal: int | None = None
+
+    def restore(self, state: TrainState, loader_state: dict) -> None:
+        """Goes on from a checkpoint; model and optimizer are restored by the caller."""
+        self.state, self.loader_state, self.saved_step = state, loader_state, state.step
+        self.loader.load_state_dict(loader_state)
+
+    def fit(self) -> bool:
+        """Trains to the end of the last stage. False: a signal stopped it, and all of it is saved."""
+        previous = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while self.state.stage_id < len(self.config.stages) and not self._must_stop():
+                self._run_stage(self.config.stages[self.state.stage_id])
+                if not self._must_stop():
+                    self.state = self.state.next_stage()
+            self._finish()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self.stop_signal is None
+
+    def _ask_to_stop(self, number: int, _frame) -> None:
+        if self.stop_signal is not None:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.stop_signal = number
+
+    def _must_stop(self) -> bool:
+        max_steps = self.config.train.max_steps
+        return self.stop_signal is not None or bool(max_steps and self.state.step >= max_steps)
+
+    def _run_stage(self, stage: StageConfig) -> None:
+        self.loader.set_max_seq_len(stage.max_seq_len)
+        if self.state.stage_step == 0:
+            self._write("event", text=f"stage {stage.name} begins")
+        left = steps_left(stage, self.state.stage_tokens)
+        if self.config.train.max_steps:
+            left = min(left, self.config.train.max_steps - self.state.step)
+        with tqdm(total=self.state.step + left, initial=self.state.step, desc=stage.name, dynamic_ncols=True) as bar:
+            while self.state.stage_tokens < stage.num_tokens and not self._must_stop():
+                report = self._step(stage)
+                self._show(bar, report)
+                self._log(stage, report)
+                self._maintain(stage, bar)
+
+    def _step(self, stage: StageConfig) -> StepReport:
+        """One optimizer step: draw a sub-network, accumulate its gradients over the batch, update, rebalance."""
+        start = time.perf_counter()
+        rows = self.loader.next_rows(batch_rows(stage, self.state.stage_tokens))
+        subnet = draw_subnet(self.config.model, stage.elastic, self.config.train.seed, self.state.step)
+        loss_text, loss_mtp = self._accumulate_gradients(rows, stage, subnet)
+        loss = loss_text + stage.mtp_loss_weight * (loss_mtp or 0.0)
+        grad_norm = clip_grad_norm(self.model.parameters(), self.config.optimizer.clip_norm)
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            self._stop_on_nan(loss)
+        lr = learning_rate(stage, self.state.stage_step, self.state.stage_tokens)
+        self.optimizer.set_lr(lr)
+        self.optimizer.step()
+        self.optimizer.clear_grad(set_to_zero=False)
+        balance = self.balance.update(subnet, stage.expert_bias_speed)
+        seconds, tokens = time.perf_counter() - start, rows.input_ids.size
+        self.state = self.state.advance(tokens, seconds)
+        self.loader_state = self.loader.state_dict()
+        return StepReport(
+            loss=loss,
+            loss_text=loss_text,
+            loss_mtp=loss_mtp,
+            grad_norm=grad_norm,
+            lr=lr,
+            batch_tokens=tokens,
+            seconds=seconds,
+            subnet=subnet,
+            balance=balance,
+        )
+
+    def _accumulate_gradients(self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet):
+        """Gradients of the mean over the whole batch, whatever the micro-batches; (text, mtp) losses in nats a token."""
+        batches = [make_batch(part) for part in rows.split(stage.micro_batch_rows)]
+        text_weight = sum(float(batch.loss_weight.sum()) for batch in batches)
+        mtp_weight = sum(float(batch.mtp_loss_weight.sum()) for batch in batches)
+        if not text_weight:
+            raise Fault(f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py")
+        text_sum = mtp_sum = 0.0
+        for batch in batches:
+            losses = self.model(batch, subnet)
+            objective = losses.text / text_weight
+            text_sum += float(losses.text)
+            if losses.mtp is not None and mtp_weight:
+                objective = objective + losses.mtp * (stage.mtp_loss_weight / mtp_weight)
+                mtp_sum += float(losses.mtp)
+            objective.backward()
+            self.balance.collect(losses.tokens_per_expert)
+        return text_sum / text_weight, mtp_sum / mtp_weight if self.model.mtp is not None and mtp_weight else None
+
+    def _stop_on_nan(self, loss: float) -> None:
+        name = first_not_finite(self.model)
+        self.optimizer.clear_grad(set_to_zero=False)
+        self._save(None)
+        raise Fault(
+            f"step {self.state.step}: the loss is {loss} and the gradient of {name or 'no parameter'} is not finite; "
+            "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
+        )
+
+    def _maintain(self, stage: StageConfig, bar: tqdm) -> None:
+        """What is due between steps: samples, evaluation, a checkpoint."""
+        train, step = self.config.train, self.state.step
+        if train.sample_steps and step % train.sample_steps == 0:
+            self._sample(bar)
+        score = None
+        if train.eval_steps and step % train.eval_steps == 0:
+            score = self._evaluate(stage, complete=False, bar=bar).bits_per_byte
+        if train.save_steps and step % train.save_steps == 0:
+            self._save(score)
+
+    def _finish(self) -> None:
+        """The last evaluation reads the whole validation set; the last checkpoint is the run's end."""
+        if self.stop_signal is not None:
+            if self.state.step != self.saved_step:
+                self._save(None)
+            name = signal.Signals(self.stop_signal).name
+            self._write("event", text=f"stopped by {name}")
+            return
+        stage = self.config.stages[min(self.state.stage_id, len(self.config.stages) - 1)]
+        score = self._evaluate(stage, complete=True)
+        self._sample()
+        self._save(score.bits_per_byte)
+
+    def _evaluate(self, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
+        validation = self.services.validation(stage.max_seq_len, complete)
+        full, members = evaluate_members(self.model, validation, self.config.members, stage.micro_batch_rows)
+        best = self.state.best_bits_per_byte
+        if best is None or full.bits_per_byte < best:
+            self.state = replace(self.state, best_bits_per_byte=full.bits_per_byte)
+        self._write(
+            "eval",
+            tokens=self.state.tokens,
+            complete=complete,
+            **full._asdict(),
+            members={name: score._asdict() for name, score in members.items()},
+        )
+        line = f"step {self.state.step}: validation loss {full.loss:.4f}, {full.bits_per_byte:.4f} bits per byte"
+        others = ", ".join(f"{name} {score.bits_per_byte:.4f}" for name, score in members.items())
+        _say(line + (f" ({others})" if others else ""), bar)
+        return full
+
+    def _sample(self, bar: tqdm | None = None) -> None:
+        for prompt, text in self.services.show_samples(self.state.step):
+            self._write("sample", prompt=prompt, text=text)
+            _say(f"sample | {prompt}{text}".replace("\n", "\n       | "), bar)
+
+    def _write(self, kind: str, **values) -> None:
+        self.services.metrics.write({"kind": kind, "step": self.state.step, **values})
+
+    def _save(self, score: float | None) -> None:
+        self.services.save(self.state, self.loader_state, score)
+        self.saved_step = self.state.step
+
+    def _show(self, bar: tqdm, report: StepReport) -> None:
+        bar.update(1)
+        speed = report.batch_tokens / report.seconds
+        bar.set_postfix_str(f"loss {report.loss_text:.3f}, {speed:,.0f} tokens/s, lr {report.lr:.1e}", refresh=False)
+
+    def _log(self, stage: StageConfig, report: StepReport) -> None:
+        interval, step = self.config.train.log_steps, self.state.step
+        if not interval or (step % interval and step != 1):
+            return
+        eval_steps = self.config.train.eval_steps
+        self._write(
+            "train",
+            tokens=self.state.tokens,
+            stage=stage.name,
+            loss=report.loss,
+            loss_text=report.loss_text,
+            loss_mtp=report.loss_mtp,
+            lr=report.lr,
+            grad_norm=report.grad_norm,
+            tokens_per_s=report.batch_tokens / report.seconds,
+            batch_tokens=report.batch_tokens,
+            max_over_mean=report.balance.max_over_mean,
+            entropy=report.balance.entropy,
+            subnet={
+                "layers": len(report.subnet.layer_ids),
+                "experts": int(report.subnet.experts_kept().sum(-1).max()),
+                "top_k": report.subnet.top_k,
+            },
+            **({"load": report.balance.load} if step == 1 or (eval_steps and step % eval_steps == 0) else {}),
+        )
+
+
+def _say(line: str, bar: tqdm | None) -> None:
+    """A line above the progress bar."""
+    if bar is None:
+        logger.info(line)
+    else:
+        bar.write(line, file=bar.fp)
