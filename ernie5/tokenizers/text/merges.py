@@ -50,7 +50,7 @@ class Merges:
         self._cache: dict[str, tuple[tuple[str, ...], int]] = {}
 
     def split(self, symbols: str, bpe_dropout: float = 0.0, seed: int = 0) -> list[str]:
-        """The pieces of a string of symbols. Each merge is dropped once, when it comes up, with the given probability."""
+        """The pieces of a string of symbols. A merge that comes up is dropped with the given probability."""
         if bpe_dropout >= 1.0:
             return list(symbols)
         gaps = Gaps(bpe_dropout, seed) if bpe_dropout > 0.0 else NoGaps()

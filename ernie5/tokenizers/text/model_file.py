@@ -1,8 +1,8 @@
 """Reads and writes `tokenizer.model`, sentencepiece's ModelProto, without the protobuf package.
 
 Only what decides the ids is written (pieces, scores, types, and the two settings blocks that sentencepiece wants), so
-the same vocabulary is always the same bytes. Field numbers are those of sentencepiece_model.proto; wire types: 0 varint,
-1 eight bytes, 2 length-delimited, 5 four bytes.
+the same vocabulary is always the same bytes. Field numbers are those of sentencepiece_model.proto; wire types:
+0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes.
 """
 
 import struct

@@ -18,7 +18,7 @@ Segmenter = Callable[[str], list[str]]  # a run of unspaced script -> its words,
 
 # Code point ranges of scripts that do not put spaces between words, and the longest piece, in code points, that may be
 # learned in them. A segmenter may allow less. Han and kana: four-character words are common, longer ones compounds.
-# The others spell a syllable with several code points.
+# The others (Thai, Lao, Tibetan, Burmese, Khmer, Tai, Cham) spell a syllable with several code points.
 _HAN_RANGES = ((0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3400, 0x4DBF), (0x4E00, 0x9FFF))
 _HAN_RANGES += ((0xF900, 0xFAFF), (0x20000, 0x323AF))
 _HIRAGANA_RANGES = ((0x3041, 0x309F),)
@@ -28,7 +28,7 @@ _ABUGIDA_RANGES += (
     (0x1A20, 0x1AAF),
     (0xA9E0, 0xA9FF),
     (0xAA00, 0xAADF),
-)  # Thai, Lao, Tibetan, Burmese, Khmer, Tai, Cham
+)
 MAX_HAN_KANA = 4
 MAX_ABUGIDA = 8
 _JOINERS = (0x200C, 0x200D)  # ZWNJ and ZWJ are written inside words
@@ -98,9 +98,7 @@ def jieba_segmenter() -> Segmenter:
     try:
         import jieba
     except ImportError as error:
-        raise UserError(
-            "the jieba segmenter is not installed: pip install jieba, or train with --segmenter none"
-        ) from error
+        raise UserError("jieba is not installed: pip install jieba, or train with --segmenter none") from error
     jieba.setLogLevel("WARNING")
 
     def segment(run: str) -> list[str]:

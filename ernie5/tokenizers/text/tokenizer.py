@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from ernie5.tokenizers.text.model_file import CONTROL, NORMAL, UNKNOWN, USER_DEF
 from ernie5.tokenizers.text.special import CHAT_TEMPLATE, ROLES, SPECIAL_IDS, SPECIAL_TOKENS
 from ernie5.tokenizers.text.stream import StreamDecoder, decode_units
 from ernie5.tokenizers.text.units import BASE_SYMBOLS, JOINT_BREAK, UnitSpeller, bytes_of_piece
-
-logger = logging.getLogger(__name__)
 
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
@@ -183,22 +180,18 @@ class TextTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "TextTokenizer":
-        """Loads what `save_pretrained` wrote. Raises UserError when a file is missing, malformed, altered or not ours."""
+        """Loads what `save_pretrained` wrote. Raises UserError when a file is missing, altered or not ours."""
         folder = Path(folder)
         config = _read_config(folder / CONFIG_FILE)
         path = folder / MODEL_FILE
         try:
             tokenizer = cls(path.read_bytes())
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}): give the folder of a saved tokenizer"
-            ) from error
+            raise _unreadable(path, error) from error
         except ValueError as error:
             raise UserError(f"{path} is {error}: train one with tools/tokenizer.py train") from error
         if config["ernie5_digest"] != tokenizer.digest:
-            raise UserError(
-                f"{path} is not the model that {CONFIG_FILE} beside it was written for: restore or retrain it"
-            )
+            raise UserError(f"{path} is not the one that {CONFIG_FILE} was written for: restore it or retrain")
         return tokenizer
 
 
@@ -228,12 +221,16 @@ def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give the folder of a saved tokenizer") from error
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it or save the tokenizer again") from error
     if not isinstance(config, dict) or config.get("ernie5_format") != _FORMAT or "ernie5_digest" not in config:
         raise UserError(f"{path} is not of an ernie5 text tokenizer: train one with tools/tokenizer.py train")
     return config
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({error.strerror}): give the folder of a saved tokenizer")
 
 
 def _write_json(path: Path, value: object) -> None:

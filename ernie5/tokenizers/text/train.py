@@ -31,10 +31,10 @@ def train_tokenizer(
 ) -> TextTokenizer:
     """Learns a tokenizer of at most `vocab_size` ids, special tokens and bytes included, from the texts.
 
-    The room beside those is given to what occurs most often: a code unit counts as often as it is seen, a merge as often
-    as it is made. A text too small to fill the room gives a smaller vocabulary and a logged line. At most `max_bytes`
-    (UTF-8) are read. The result depends on the texts, `vocab_size`, `max_bytes` and the segmenter alone. Raises UserError
-    when there is no text or `vocab_size` leaves no room.
+    The room beside those goes to what occurs most often: a code unit counts as often as it is seen, a merge as often as
+    it is made. A text too small to fill the room gives a smaller vocabulary and a logged line. At most `max_bytes`
+    (UTF-8) are read. The result depends on the texts, `vocab_size`, `max_bytes` and the segmenter alone. Raises
+    UserError when there is no text or `vocab_size` leaves no room.
     """
     room = vocab_size - NUM_FIXED
     if room < 1:
