@@ -1,5 +1,6 @@
 """The README's commands, files and links are real. Commands are parsed and dry-run, not executed in full."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -38,7 +39,9 @@ def commands_of(program: str) -> list[str]:
 
 @cache
 def help_text(*program: str) -> str:
-    result = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *program, "--help"]
+    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
