@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie5.config.load import load_config
+from ernie5.config.load import load_config, load_config_or_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,11 +72,23 @@ def test_tool_accepts_the_options(command: str):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"{tool} has no {option}"
 
 
+def overrides_in(arguments: list[str]) -> list[str]:
+    return [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "-o"]
+
+
 @pytest.mark.parametrize("command", [command for command in commands_of("python") if " -c " in command])
-def test_run_configuration_loads_with_the_overrides(command: str):
+def test_configuration_loads_with_the_overrides(command: str):
     arguments = words(command)
-    overrides = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "-o"]
-    load_config(ROOT / arguments[arguments.index("-c") + 1], overrides)
+    load_config_or_model(ROOT / arguments[arguments.index("-c") + 1], overrides_in(arguments))
+
+
+def test_ci_overrides_load():
+    (arguments,) = re.findall(r'make train ARGS="(.*)"', (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert load_config(ROOT / "configs/run/pydoc.yaml", overrides_in(arguments.split())).train.max_steps == 20
+
+
+def missing(names: set[str]) -> str:
+    return "\n".join(sorted(name for name in names if not (ROOT / name).exists()))
 
 
 def test_named_files_exist():
@@ -84,7 +96,7 @@ def test_named_files_exist():
     in_prose = re.findall(r"`([^`\s]+)`", PROSE)
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PROSE)
     named = {word for word in in_commands + in_prose if word.startswith(CHECKED_FOLDERS)} | set(links)
-    assert not sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing(named), missing(named)
 
 
 def test_shipped_models_are_listed():
@@ -98,5 +110,6 @@ def test_readme_stays_short():
 
 def test_paper_index_names_only_files_that_exist():
     index = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:configs|ernie5|tests)/[^`]+)`", index)
-    assert named and not sorted({name for name in named if not (ROOT / name).exists()})
+    named = set(re.findall(r"`((?:configs|ernie5|tests)/[^`]+)`", index))
+    assert named
+    assert not missing(named), missing(named)
