@@ -5,6 +5,8 @@ python tools/show_config.py -c configs/model/full_2p4t.yaml
 """
 
 import argparse
+import os
+import sys
 
 from ernie5.config.load import dump, load_config_or_model
 from ernie5.config.schema import Config, ModelConfig
@@ -30,8 +32,11 @@ def main() -> None:
     config = load_config_or_model(args.config, args.override)
     model = config.model if isinstance(config, Config) else config
     seq_len = config.stages[0].max_seq_len if isinstance(config, Config) else BARE_MODEL_SEQ_LEN
-    print(dump(config))
-    print("\n".join(table(model, count_parameters(model), seq_len)))
+    text = "\n".join([dump(config), *table(model, count_parameters(model), seq_len)])
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse_args() -> argparse.Namespace:
