@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 NUM_FIXED = len(SPECIAL_TOKENS) + len(BASE_SYMBOLS)  # the ids that every vocabulary has, before the learned ones
 _FORMAT = 1  # of the saved folder; another number is another way to read ids
+_SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 _NAMED_TOKENS = {f"{name}_token": SPECIAL_TOKENS[i] for i, name in enumerate(("pad", "unk", "bos", "eos", "sep"))}
 
 
@@ -116,6 +118,10 @@ class TextTokenizer:
             return f"<0x{data.hex().upper()}>" if data else "<joint break>"
         return decode_units(data)
 
+    def learned_pieces(self) -> list[str]:
+        """The texts of the learned ids, in the order of the ids: code units first, then merges."""
+        return [self.token_text(i) for i in range(NUM_FIXED, self.vocab_size)]
+
     def encode_template(self, template: str, **fields: str) -> list[int]:
         """The ids of a template whose special tokens count as such, and whose `{fields}` are ordinary text.
 
@@ -124,7 +130,8 @@ class TextTokenizer:
         """
         ids: list[int] = []
         for literal, name, _, _ in string.Formatter().parse(template):
-            ids += self._encode_literal(literal)
+            for part in _SPECIAL_TOKEN.split(literal):
+                ids += [SPECIAL_IDS[part]] if part in SPECIAL_IDS else self.encode(part)
             if name is not None:
                 if name not in fields:
                     raise UserError(f"the template has a field {{{name}}} that is not given: pass {name}=...")

@@ -151,13 +151,19 @@ def _count_merges(parts: Counter[str], merges: list[str]) -> Counter[str]:
 def _most_frequent(
     alphabet: list[str], unit_counts: Counter[str], merges: list[str], merge_counts: Counter[str], room: int
 ) -> tuple[list[str], list[str]]:
-    """The units and merges that occur most often, as many as there is room for; each piece made of kept ones."""
+    """The units and merges that occur most often, as many as there is room for, without those that nothing makes."""
     ranked = [(-unit_counts[unit], 0, place) for place, unit in enumerate(alphabet)]
     ranked += [(-merge_counts[piece], 1, place) for place, piece in enumerate(merges)]
-    kept = sorted(ranked)[:room]
-    units = [alphabet[place] for _, kind, place in sorted(kept, key=lambda entry: entry[2]) if kind == 0]
-    chosen = [merges[place] for _, kind, place in sorted(kept, key=lambda entry: entry[2]) if kind == 1]
-    return units, _reachable(chosen, frozenset(units))
+    ranked.sort()
+    while True:
+        kept = sorted(ranked[:room], key=lambda entry: entry[2])
+        units = [alphabet[place] for _, kind, place in kept if kind == 0]
+        chosen = [merges[place] for _, kind, place in kept if kind == 1]
+        reachable = _reachable(chosen, frozenset(units))
+        if len(reachable) == len(chosen):
+            return units, chosen
+        lost = set(chosen) - set(reachable)
+        ranked = [entry for entry in ranked if entry[1] == 0 or merges[entry[2]] not in lost]
 
 
 def _reachable(merges: list[str], units: frozenset[str]) -> list[str]:
