@@ -14,6 +14,7 @@ from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout, make_layout
 from ernie5.modality.batch import Batch
 from ernie5.modality.text import TextModality
+from ernie5.model.block import Block
 from ernie5.model.decoder import Decoder
 from ernie5.model.mtp import MultiTokenPrediction
 from ernie5.model.subnet import Subnet
@@ -36,6 +37,11 @@ class Ernie5ForCausalLM(nn.Layer):
         self.text = TextModality(config)
         self.decoder = Decoder(config)
         self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
+
+    def blocks(self) -> dict[int, Block]:
+        """Every block by its layer id, which is its row in a subnet's expert mask."""
+        blocks = dict(enumerate(self.decoder.layers))
+        return blocks if self.mtp is None else blocks | {self.mtp.layer_id: self.mtp.block}
 
     def forward(self, batch: Batch, subnet: Subnet) -> Losses:
         layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)

@@ -1,7 +1,10 @@
 """Settings of the process that decide how fast Paddle's CPU kernels run. They change no result."""
 
+import contextlib
 import ctypes
+import io
 import os
+import warnings
 
 from ernie5.config.schema import OpsConfig
 
@@ -9,10 +12,18 @@ from ernie5.config.schema import OpsConfig
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
-def set_threads(threads: int) -> None:
-    """Threads of the math libraries, 0: one a core. Call before Paddle is imported: OpenMP reads it once."""
-    os.environ["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
+def start_paddle(threads: int = 0) -> None:
+    """Imports Paddle with this many threads for its math libraries; call before anything else imports it.
+
+    0: what OMP_NUM_THREADS says, else one a core; OpenMP reads it once. Paddle's remarks on more than one thread and on
+    a missing ccache, which concern other uses, are not shown.
+    """
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that spins at a barrier steals a busy machine's core
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import paddle  # noqa: F401
 
 
 def configure(config: OpsConfig) -> None:

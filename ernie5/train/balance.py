@@ -25,10 +25,8 @@ class ExpertBalance:
     """Collects the load of a step and updates the routers' biases from it."""
 
     def __init__(self, model: Ernie5ForCausalLM):
-        layers = dict(enumerate(model.decoder.layers))
-        if model.mtp is not None:
-            layers[model.mtp.layer_id] = model.mtp.block
-        self.routers: dict[int, Router] = {i: block.mlp.gate for i, block in layers.items() if block.routes}
+        blocks = model.blocks().items()
+        self.routers: dict[int, Router] = {layer_id: block.mlp.gate for layer_id, block in blocks if block.routes}
         self.loads: dict[int, np.ndarray] = {}
 
     def collect(self, tokens_per_expert: dict[int, paddle.Tensor]) -> None:
@@ -43,7 +41,9 @@ class ExpertBalance:
         for layer_id, load in sorted(self.loads.items()):
             router, keep = self.routers[layer_id], kept[layer_id]
             error = np.where(keep, load[keep].mean() - load, 0.0)
-            router.expert_bias.set_value(router.expert_bias.numpy() + np.float32(speed) * np.sign(error, dtype=np.float32))
+            router.expert_bias.set_value(
+                router.expert_bias.numpy() + np.float32(speed) * np.sign(error, dtype=np.float32)
+            )
             metrics.load.append(load.tolist())
             metrics.max_over_mean.append(float(load.max() / load[keep].mean()))
             metrics.entropy.append(normalized_entropy(load[keep]))

@@ -24,7 +24,9 @@ class ValidationSet:
 
 class Score(NamedTuple):
     loss: float  # nats a token
-    bits_per_byte: float  # total negative log-likelihood in bits over the UTF-8 bytes of the text; no tokenizer flatters it
+    bits_per_byte: (
+        float  # total negative log-likelihood in bits over the UTF-8 bytes of the text; no tokenizer flatters it
+    )
 
 
 def evaluate_members(

@@ -118,7 +118,7 @@ class Trainer:
         return self.stop_signal is not None or bool(max_steps and self.state.step >= max_steps)
 
     def _run_stage(self, stage: StageConfig) -> None:
-        self.loader.set_max_seq_len(stage.max_seq_len)
+        self.loader.max_seq_len = stage.max_seq_len
         if self.state.stage_step == 0:
             self._write("event", text=f"stage {stage.name} begins")
         left = steps_left(stage, self.state.stage_tokens)
@@ -129,7 +129,13 @@ class Trainer:
                 report = self._step(stage)
                 self._show(bar, report)
                 self._log(stage, report)
-                self._maintain(stage, bar)
+                if self._goes_on(stage):
+                    self._maintain(stage, bar)
+
+    def _goes_on(self, stage: StageConfig) -> bool:
+        """Whether another step follows; the last one's samples and scores are made by `_finish`."""
+        is_last_stage = self.state.stage_id + 1 == len(self.config.stages)
+        return not self._must_stop() and not (is_last_stage and self.state.stage_tokens >= stage.num_tokens)
 
     def _step(self, stage: StageConfig) -> StepReport:
         """One optimizer step: draw a sub-network, accumulate its gradients over the batch, update, rebalance."""
@@ -167,7 +173,9 @@ class Trainer:
         text_weight = sum(float(batch.loss_weight.sum()) for batch in batches)
         mtp_weight = sum(float(batch.mtp_loss_weight.sum()) for batch in batches)
         if not text_weight:
-            raise Fault(f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py")
+            raise Fault(
+                f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py"
+            )
         text_sum = mtp_sum = 0.0
         for batch in batches:
             losses = self.model(batch, subnet)

@@ -1,0 +1,219 @@
+"""One run from its configuration: builds what it names, trains, and leaves a run folder."""
+
+import logging
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+import ernie5
+from ernie5.config.load import dump
+from ernie5.config.schema import Config, GenerationConfig
+from ernie5.data.corpus import Corpus
+from ernie5.data.loader import Loader
+from ernie5.data.packing import pack_all
+from ernie5.data.sample import Text
+from ernie5.data.sequence import encode_sample
+from ernie5.data.shuffle import derive_key, permute
+from ernie5.data.split import open_splits
+from ernie5.errors import UserError
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.folder import save_pretrained
+from ernie5.model.weights import assign
+from ernie5.parallel.recompute import recompute_blocks
+from ernie5.planning.parameters import count_parameters
+from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
+from ernie5.train.checkpoint import Checkpoint, CheckpointStore
+from ernie5.train.evaluate import ValidationSet
+from ernie5.train.metrics import MetricsLog
+from ernie5.train.optimizer import build_optimizer
+from ernie5.train.optimizer_state import export_optimizer, import_optimizer
+from ernie5.train.precision import cast_parameters, set_device
+from ernie5.train.report import write_report
+from ernie5.train.rng import get_rng_states, set_rng_states
+from ernie5.train.trainer import Services, Trainer, TrainState
+
+logger = logging.getLogger(__name__)
+
+# (model, tokenizer, prompts, config, seed) -> texts; given by the tool, because generation lies above training
+Completer = Callable[[Ernie5ForCausalLM, TextTokenizer, Sequence[str], GenerationConfig, int], list[str]]
+
+
+def run(config: Config, resume: str, complete: Completer) -> bool:
+    """Trains. `resume` is "", "auto" or a checkpoint's folder. False: stopped by a signal, and saved.
+
+    Raises UserError before anything is built or overwritten where that can be known, Fault for what breaks on the way.
+    """
+    run_dir = Path(config.train.output_dir)
+    store, checkpoint = _open_checkpoint(run_dir, config, resume)
+    precision = set_device(config.train)
+    train, validation = open_splits(config.data, config.train.seed)
+    tokenizer, tokenizer_dir = _tokenizer(config, train, run_dir, checkpoint)
+    model = build_model(config, precision)
+    optimizer = build_optimizer(model, config.optimizer)
+    _write_text(run_dir / "config.yaml", dump(config))
+    loader = Loader(
+        train,
+        tokenizer,
+        config.data,
+        max_seq_len=config.stages[0].max_seq_len,
+        longest_seq_len=max(stage.max_seq_len for stage in config.stages),
+        seed=config.train.seed,
+        bpe_dropout=config.tokenizer.bpe_dropout,
+    )
+    with closing(MetricsLog(run_dir, config.train.visualdl)) as metrics, loader:
+
+        def save(state: TrainState, loader_state: dict, score: float | None) -> None:
+            store.save(
+                step=state.step,
+                model_tensors=model.state_dict(),
+                optimizer_tensors=export_optimizer(optimizer, model),
+                state={"train": asdict(state), "loader": loader_state, "rng": get_rng_states()},
+                config_text=dump(config),
+                tokenizer_dir=tokenizer_dir,
+                tokenizer_digest=tokenizer.digest,
+                score=score,
+            )
+
+        def show_samples(step: int) -> list[tuple[str, str]]:
+            prompts = config.generation.prompts
+            texts = complete(model, tokenizer, prompts, config.generation, config.train.seed + step)
+            shown = list(zip(prompts, texts, strict=True))
+            lines = "\n\n".join(f"--- {prompt!r}\n{prompt}{text}" for prompt, text in shown)
+            _write_text(run_dir / "samples" / f"step_{step:08d}.txt", lines + "\n")
+            return shown
+
+        services = Services(
+            metrics=metrics, save=save, show_samples=show_samples, validation=_Validation(validation, tokenizer, config)
+        )
+        trainer = Trainer(config, model, optimizer, loader, services)
+        if checkpoint is None:
+            metrics.write({"kind": "run", **_describe(config, tokenizer, precision)})
+        else:
+            _restore(trainer, checkpoint, metrics)
+        try:
+            finished = trainer.fit()
+        finally:
+            logger.info("report: %s", write_report(run_dir))
+    save_pretrained(model, run_dir / "model", tokenizer_dir)
+    if not finished:
+        logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
+    return finished
+
+
+def build_model(config: Config, precision: str) -> Ernie5ForCausalLM:
+    """The model of a run with its initial weights: a function of the seed, whatever was built in the process before."""
+    paddle.seed(config.train.seed)
+    np.random.seed(config.train.seed)
+    with paddle.utils.unique_name.guard():
+        model = Ernie5ForCausalLM(config.model)
+    cast_parameters(model, precision)
+    if config.train.recompute == "full":
+        recompute_blocks(model)
+    return model
+
+
+def _open_checkpoint(run_dir: Path, config: Config, resume: str) -> tuple[CheckpointStore, Checkpoint | None]:
+    store = CheckpointStore(run_dir / "checkpoints", config.train.keep_checkpoints)
+    if not resume:
+        if store.newest_first():
+            raise UserError(
+                f"{run_dir}: holds a run already; go on with --resume auto, or give train.output_dir another folder"
+            )
+        return store, None
+    checkpoint = store.open(resume)
+    checkpoint.require_model(dump(config))
+    return store, checkpoint
+
+
+def _tokenizer(
+    config: Config, train: Sequence[Corpus], run_dir: Path, checkpoint: Checkpoint | None
+) -> tuple[TextTokenizer, Path]:
+    """Loaded, from the checkpoint that is resumed, or learned from the training split and kept in the run folder."""
+    folder = Path(config.tokenizer.path) if config.tokenizer.path else run_dir / "tokenizer"
+    if config.tokenizer.path:
+        tokenizer = TextTokenizer.from_pretrained(folder)
+    elif checkpoint is not None:
+        tokenizer = TextTokenizer.from_pretrained(checkpoint.tokenizer_dir)
+        tokenizer.save_pretrained(folder)
+    else:
+        size = config.tokenizer.vocab_size or config.model.vocab_size
+        texts = tqdm(_texts(train), "tokenizer: reading", unit=" texts", dynamic_ncols=True)
+        tokenizer = train_tokenizer(texts, size, max_bytes=config.tokenizer.max_train_bytes)
+        tokenizer.save_pretrained(folder)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but model.vocab_size is {config.model.vocab_size}: "
+            "raise it, or take a smaller tokenizer"
+        )
+    if checkpoint is not None:
+        checkpoint.require_tokenizer(tokenizer.digest)
+    return tokenizer, folder
+
+
+def _texts(corpora: Sequence[Corpus]) -> Iterator[str]:
+    samples = chain.from_iterable((corpus[i] for i in range(len(corpus))) for corpus in corpora)
+    return (segment.text for sample in samples for segment in sample.all_segments() if isinstance(segment, Text))
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint, metrics: MetricsLog) -> None:
+    assign(trainer.model.state_dict().items(), checkpoint.model_tensors(), checkpoint.path)
+    import_optimizer(trainer.optimizer, trainer.model, checkpoint.optimizer_tensors(), checkpoint.path)
+    set_rng_states(checkpoint.state["rng"])
+    trainer.restore(TrainState(**checkpoint.state["train"]), checkpoint.state["loader"])
+    metrics.truncate_after(checkpoint.step)
+    metrics.write({"kind": "event", "step": checkpoint.step, "text": f"resumed from {checkpoint.path.name}"})
+    logger.info("resumed from %s", checkpoint.path)
+
+
+class _Validation:
+    """The validation sets of a run, encoded when they are first asked for."""
+
+    def __init__(self, corpora: Sequence[Corpus], tokenizer: TextTokenizer, config: Config):
+        self._corpora, self._tokenizer, self._config = corpora, tokenizer, config
+        self._sets: dict[tuple[int, bool], ValidationSet] = {}
+
+    def __call__(self, max_seq_len: int, complete: bool) -> ValidationSet:
+        """complete: all documents; otherwise those that fit into `max_eval_tokens`, in a shuffled order."""
+        key = (max_seq_len, complete)
+        if key not in self._sets:
+            self._sets[key] = self._pack(max_seq_len, 0 if complete else self._config.train.max_eval_tokens)
+        return self._sets[key]
+
+    def _pack(self, max_seq_len: int, max_tokens: int) -> ValidationSet:
+        samples = (encode_sample(sample, self._tokenizer) for sample in self._shuffled())
+        packed = list(pack_all(samples, max_seq_len, self._tokenizer.pad_id, max_tokens))
+        num_bytes = sum(row.num_bytes for row in packed)
+        if not num_bytes:
+            raise UserError("no validation text carries loss: name data.validation, or raise data.validation_fraction")
+        return ValidationSet([row.row for row in packed], num_bytes)
+
+    def _shuffled(self):
+        places = [(corpus, i) for corpus in self._corpora for i in range(len(corpus))]
+        key = derive_key(self._config.train.seed, "validation")
+        for number in range(len(places)):
+            corpus, index = places[permute(number, len(places), key)]
+            yield corpus[index]
+
+
+def _describe(config: Config, tokenizer: TextTokenizer, precision: str) -> dict:
+    count = count_parameters(config.model)
+    versions = {"ernie5": ernie5.__version__, "paddle": paddle.__version__, "python": platform.python_version()}
+    return {
+        "parameters": {"total": count.total, "active": count.active, "share": count.share},
+        "versions": versions,
+        "device": paddle.device.get_device(),
+        "precision": precision,
+        "vocabulary": tokenizer.vocab_size,
+    }
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
