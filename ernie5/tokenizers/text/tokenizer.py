@@ -48,7 +48,7 @@ class TextTokenizer:
         self._text_of_special = dict(enumerate(SPECIAL_TOKENS))
         self.special_ids: dict[str, int] = dict(SPECIAL_IDS)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["TextTokenizer"], tuple[bytes]]:
         return TextTokenizer, (self._model,)  # so that worker processes can be handed one
 
     @property

@@ -43,10 +43,10 @@ def train_tokenizer(
     if not parts:
         raise UserError("there is no text to train the tokenizer on: give files that are not empty")
     unit_counts = _count_units(parts)
-    alphabet = [unit for unit, count in unit_counts.most_common(room) if count >= MIN_COUNT]
-    parts = _respell(parts, frozenset(alphabet))
-    counts, merges = _learn_merges(parts, len(alphabet), room, num_threads or os.cpu_count() or 1)
-    units, merges = _most_frequent(alphabet, unit_counts, merges, counts, room)
+    unit_counts = Counter({unit: count for unit, count in unit_counts.most_common(room) if count >= MIN_COUNT})
+    parts = _respell(parts, frozenset(unit_counts))
+    merge_counts, merges = _learn_merges(parts, unit_counts, room, num_threads or os.cpu_count() or 1)
+    units, merges = _most_frequent(unit_counts, merges, merge_counts, room)
     tokenizer = TextTokenizer(build_model(units, merges))
     if tokenizer.vocab_size < vocab_size:
         logger.info("the text gives a vocabulary of %d, not %d", tokenizer.vocab_size, vocab_size)
@@ -91,19 +91,23 @@ def _respell(parts: Counter[str], alphabet: frozenset[str]) -> Counter[str]:
     return Counter(dict(sorted(respelled.items())))
 
 
-def _learn_merges(parts: Counter[str], num_units: int, room: int, num_threads: int) -> tuple[Counter[str], list[str]]:
-    """The merges in the order learned, and how often each is made.
+def _learn_merges(
+    parts: Counter[str], unit_counts: Counter[str], room: int, num_threads: int
+) -> tuple[Counter[str], list[str]]:
+    """The merges in the order learned, and how often each is made; at least all that are worth a place in the room.
 
-    sentencepiece is asked for more than there is room for, because pieces that are too long for their script, and those
-    it lists although nothing is left to merge into them, are taken out again.
+    sentencepiece also lists pieces that are too long for their script, and some that nothing is left to merge into;
+    when too few remain without them, it is asked for more.
     """
     asked = room
     while True:
-        learned = _sentencepiece_merges(parts, num_units + asked, num_threads)
+        learned = _sentencepiece_merges(parts, len(unit_counts) + asked, num_threads)
         allowed = [piece for piece in learned if not is_too_long(_text_of(piece))]
         counts = _count_merges(parts, allowed)
         merges = [piece for piece in allowed if counts[piece] >= MIN_COUNT]
-        if len(merges) >= room or len(learned) < asked:
+        rarest = counts[merges[-1]] if merges else 0  # what was not learned is rarer still
+        worth_more = sum(count >= rarest for count in unit_counts.values())
+        if len(merges) + worth_more >= room or len(learned) < asked:
             return counts, merges
         asked *= 2
 
@@ -149,10 +153,11 @@ def _count_merges(parts: Counter[str], merges: list[str]) -> Counter[str]:
 
 
 def _most_frequent(
-    alphabet: list[str], unit_counts: Counter[str], merges: list[str], merge_counts: Counter[str], room: int
+    unit_counts: Counter[str], merges: list[str], merge_counts: Counter[str], room: int
 ) -> tuple[list[str], list[str]]:
     """The units and merges that occur most often, as many as there is room for, without those that nothing makes."""
-    ranked = [(-unit_counts[unit], 0, place) for place, unit in enumerate(alphabet)]
+    alphabet = list(unit_counts)
+    ranked = [(-count, 0, place) for place, count in enumerate(unit_counts.values())]
     ranked += [(-merge_counts[piece], 1, place) for place, piece in enumerate(merges)]
     ranked.sort()
     while True:

@@ -36,7 +36,7 @@ def test_every_learned_piece_can_be_reached(tokenizer):
 
 def test_a_piece_that_the_kept_merges_do_not_make_gives_its_room_to_the_next():
     unit_counts, merge_counts = dict.fromkeys("abcd", 9), {"ab": 2, "abc": 5, "cd": 4, "da": 3}
-    units, merges = _most_frequent(list("abcd"), unit_counts, ["ab", "abc", "cd", "da"], merge_counts, room=6)
+    units, merges = _most_frequent(unit_counts, ["ab", "abc", "cd", "da"], merge_counts, room=6)
     assert (units, merges) == (list("abcd"), ["cd", "da"])
 
 
