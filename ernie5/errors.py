@@ -15,7 +15,7 @@ class Fault(RuntimeError):
 
 
 def exit_cleanly(main: Callable[[], int | None]) -> None:
-    """Runs a tool's main: a user's mistake or a full disk exits with 2, a fault with 1, each as one line, no traceback."""
+    """Runs a tool's main: a user's mistake or a full disk exits with 2, a fault with 1, each in one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         status = main() or 0

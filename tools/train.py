@@ -4,7 +4,8 @@
     python tools/train.py -c configs/run/corpus.yaml -o data.train.0.path=my.jsonl -o train.output_dir=runs/mine
     python tools/train.py -c configs/run/pydoc.yaml --resume auto
 
-SIGTERM or Ctrl-C saves a checkpoint after the running step and exits with 0. A wrong setting exits with 2, a fault with 1.
+SIGTERM or Ctrl-C saves a checkpoint after the running step and exits with 0. A wrong setting exits with 2, a fault
+with 1.
 """
 
 import argparse
@@ -17,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", required=True, metavar="FILE", help="run file, see configs/run/")
     parser.add_argument(
-        "-o", "--opt", action="append", default=[], metavar="KEY=VALUE", help="override, as in -o stages.0.num_tokens=50000"
+        "-o", "--opt", action="append", default=[], metavar="KEY=VALUE", help="override: -o stages.0.num_tokens=50000"
     )
     parser.add_argument(
         "--resume", default="", metavar="auto|DIR", help="go on from the newest good checkpoint of the run, or from DIR"

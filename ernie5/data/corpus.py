@@ -62,7 +62,7 @@ class Corpus:
         if path == PYDOC:
             return _pydoc_bytes()[first + start : first + start + size]
         data = b""
-        handle = os.open(path, os.O_RDONLY)  # opened each time: a corpus may have more files than a process may hold open
+        handle = os.open(path, os.O_RDONLY)  # not kept: a process may hold fewer files open than a corpus has
         try:
             while len(data) < size and (more := os.pread(handle, size - len(data), first + start + len(data))):
                 data += more

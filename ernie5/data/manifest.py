@@ -90,7 +90,7 @@ class _Line:
         return Message(role, tuple(parts), reasoning)
 
     def part(self, record: Any, role: str, where: str) -> Segment:
-        """A part of a message: OpenAI's spelling; what the assistant shows or says is generated, the rest understood."""
+        """A part of a message, in OpenAI's spelling; the assistant's media are generated, the others understood."""
         self.expect(record, dict, where)
         kind = self.choice(record, "type", ("text", *_MEDIA_PARTS), where)
         if kind == "text":
@@ -136,7 +136,9 @@ class _Line:
     def media_path(self, source: str, where: str) -> str:
         """The path of a medium, checked to exist inside the manifest's folder, links followed."""
         if "://" in source or source.startswith("data:"):
-            raise self.bad(f'{where} "{source[:60]}" is an address: save the medium beside the manifest and name the file')
+            raise self.bad(
+                f'{where} "{source[:60]}" is an address: save the medium beside the manifest and name the file'
+            )
         if os.path.isabs(source):
             raise self.bad(f'{where} "{source}" is absolute: give it relative to the manifest\'s folder {self.folder}')
         if "\0" in source:

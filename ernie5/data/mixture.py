@@ -19,7 +19,7 @@ class Draw:
 
 
 class Mixture:
-    """Interleaves sources in proportion to their weights, each above 0; within a source every epoch is a fresh permutation."""
+    """Interleaves sources in proportion to their weights, each above 0; an epoch of a source is a fresh permutation."""
 
     def __init__(self, names: Sequence[str], sizes: Sequence[int], weights: Sequence[float], seed: int):
         self.names, self.sizes, self.seed = tuple(names), tuple(sizes), seed

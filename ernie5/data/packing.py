@@ -37,8 +37,9 @@ def fill_row(
 ) -> UnifiedSequence | None:
     """The next row, and moves the cursor behind it; None when there is nothing left.
 
-    `get(number)` is the sample of that number, empty where it is left out, None after the last. With `split`, a sample goes on in the next row
-    where the row ends; with `error`, it starts a new row instead, and one longer than a row raises UserError.
+    `get(number)` is the sample of that number, empty where it is left out, None after the last. With `split`, a sample
+    goes on in the next row where the row ends; with `error`, it starts a new row instead, and one longer than a row
+    raises UserError.
     """
     parts: list[Part] = []
     space = max_seq_len

@@ -21,9 +21,7 @@ class Pieces:
         self.corpus, self.seed = corpus, seed
         self._firsts = None  # number of pieces before each document, where any document is cut
         if piece_bytes:
-            counts = (
-                max(1, corpus.length(i) // piece_bytes) if corpus.is_text(i) else 1 for i in range(len(corpus))
-            )
+            counts = (max(1, corpus.length(i) // piece_bytes) if corpus.is_text(i) else 1 for i in range(len(corpus)))
             self._firsts = [0, *accumulate(counts)]
 
     def __len__(self) -> int:

@@ -36,7 +36,7 @@ def open_source(source: SourceConfig) -> Corpus:
 
 
 def find_files(source: SourceConfig) -> tuple[str, ...]:
-    """The files of a source, sorted: the file itself, every file below a folder (not hidden ones), or a glob's matches."""
+    """The files of a source, sorted: the file itself, those below a folder (not hidden ones), or a glob's matches."""
     path = Path(source.path)
     if path.is_file():
         return (str(path),)
@@ -81,7 +81,9 @@ def check_source(corpus: Corpus, bad_line: str) -> None:
         raise UserError(f"source {corpus.name}: every line is malformed, the first: {bad[0]}")
     causes = "; ".join(str(error) for error in bad[:_SHOWN])
     more = "; ..." if len(bad) > _SHOWN else ""
-    logger.warning("%s: %d of %d documents are malformed and left out: %s%s", corpus.name, len(bad), len(corpus), causes, more)
+    logger.warning(
+        "%s: %d of %d documents are malformed and left out: %s%s", corpus.name, len(bad), len(corpus), causes, more
+    )
 
 
 def _is_hidden(path: Path) -> bool:
@@ -91,9 +93,9 @@ def _is_hidden(path: Path) -> bool:
 def _format_of(path: str, source: SourceConfig) -> str:
     if source.format != "auto":
         return source.format
-    if path.endswith(".json"):  # one JSON value over many lines is neither form, and would be learned as if it were prose
+    if path.endswith(".json"):  # one value over many lines is neither form, and would be learned as if it were prose
         raise UserError(
-            f"source {source.name}: {path} ends in .json: write it as JSONL, one object a line, or set format: jsonl or text"
+            f"source {source.name}: {path} ends in .json: write it as JSONL, one object a line, or set its format"
         )
     return "jsonl" if path.endswith(".jsonl") else "text"
 

@@ -23,18 +23,16 @@ from ernie5.errors import Fault, UserError
 
 CHUNK = 8  # samples in one task
 AHEAD = 2  # tasks a worker has at a time: one in hand, one waiting
+# Ctrl-C and a cluster's SIGTERM reach every process of a job; the training process decides when its workers end.
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from ernie5.data.worker import serve; serve(int(sys.argv[2]))"
+    "import json, signal, sys; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]; "
+    "sys.path[:] = json.loads(sys.argv[1]); from ernie5.data.worker import serve; serve(int(sys.argv[2]))"
 )
 _GONE = (EOFError, ConnectionError)
 
 
 def serve(handle: int) -> None:
     """A worker's main: takes an Encoder, then first numbers of chunks, and answers with lists of encoded samples."""
-    # Ctrl-C and a cluster's SIGTERM reach the whole process group; the training process decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with Connection(handle) as connection:
             encoder = connection.recv()
@@ -68,6 +66,7 @@ class _Worker:
                 [sys.executable, "-c", _START, json.dumps([str(path) for path in sys.path]), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # out of the terminal's reach, also while it starts
                 env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # it does no linear algebra
             )
         self.connection = Connection(ours.detach())

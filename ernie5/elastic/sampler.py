@@ -7,7 +7,7 @@ from ernie5.model.subnet import Subnet, full_subnet, make_subnet
 
 
 def draw_subnet(model: ModelConfig, elastic: ElasticConfig, seed: int, step: int) -> Subnet:
-    """The sub-network of one optimizer step: a function of (seed, step) alone, so ranks agree and a resumed run repeats.
+    """The sub-network of one optimizer step: a function of (seed, step) alone: ranks agree, a resumed run repeats.
 
     Depth, width and sparsity are drawn independently, each reduced with its own probability; a reduced depth is uniform
     over [min_layers, layers - 1] and so on. Width draws another set of experts, of one size, in every layer.

@@ -18,6 +18,8 @@ class Experts(nn.Layer):
         self.gate_up_proj = self.create_parameter(shape, default_initializer=normal)
         self.down_proj = self.create_parameter([config.num_experts, width, hidden_size], default_initializer=normal)
 
-    def forward(self, rows, row_weights, tokens_per_expert) -> paddle.Tensor:
+    def forward(
+        self, rows: paddle.Tensor, row_weights: paddle.Tensor, tokens_per_expert: paddle.Tensor
+    ) -> paddle.Tensor:
         """rows [slots, hidden] in expert order, row_weights [slots], tokens_per_expert [experts] -> [slots, hidden]."""
         return expert_ffn(rows, row_weights, tokens_per_expert, self.gate_up_proj, self.down_proj)

@@ -1,4 +1,4 @@
-"""What every layer needs to know of the sequence: who sees whom, and where each token stands. Made once a forward pass."""
+"""What every layer needs to know of the sequence: who sees whom and where a token stands. Made once a forward pass."""
 
 from typing import NamedTuple
 

@@ -39,7 +39,14 @@ class Router(nn.Layer):
         return route(router_logits, self.expert_bias, expert_mask, top_k, self.score, self.scaling)
 
 
-def route(router_logits, expert_bias, expert_mask, top_k: int, score: str, scaling: float = 1.0) -> Routing:
+def route(
+    router_logits: paddle.Tensor,
+    expert_bias: paddle.Tensor,
+    expert_mask: paddle.Tensor,
+    top_k: int,
+    score: str,
+    scaling: float = 1.0,
+) -> Routing:
     """Chooses the top_k experts of each token by score + bias and weighs them by score alone, renormalised.
 
     The bias moves the choice and not the weight (arXiv:2408.15664 §3). The mask comes before the softmax, so that the

@@ -9,7 +9,7 @@ from ernie5.modality.unified import IGNORE_INDEX, UnifiedSequence
 
 
 class Batch(NamedTuple):
-    """Tensors [batch, seq, ...], but `mask_rows`, which stays in NumPy because the attention tiles are laid out from it."""
+    """Tensors [batch, seq, ...]; `mask_rows` stays in NumPy, because the attention tiles are laid out from it."""
 
     input_ids: paddle.Tensor  # int64
     position_ids: paddle.Tensor  # float32 [batch, seq, 3]

@@ -49,4 +49,6 @@ class UnifiedSequence:
 
 def stack(rows: list[UnifiedSequence]) -> UnifiedSequence:
     """Rows of equal length -> one UnifiedSequence whose arrays are [batch, seq, ...]."""
-    return UnifiedSequence(**{f.name: np.stack([getattr(row, f.name) for row in rows]) for f in fields(UnifiedSequence)})
+    return UnifiedSequence(
+        **{f.name: np.stack([getattr(row, f.name) for row in rows]) for f in fields(UnifiedSequence)}
+    )

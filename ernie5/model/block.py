@@ -36,7 +36,12 @@ class Block(nn.Layer):
         self.mlp = MoE(hidden, config.moe, std) if self.routes else GatedMLP(hidden, config.intermediate_size, std)
 
     def forward(
-        self, hidden_states, layout: Layout, expert_mask, top_k: int, cache: LayerCache | None = None
+        self,
+        hidden_states: paddle.Tensor,
+        layout: Layout,
+        expert_mask: paddle.Tensor,
+        top_k: int,
+        cache: LayerCache | None = None,
     ) -> BlockOutput:
         """hidden_states [batch, seq, hidden], expert_mask float32 [experts]."""
         hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), layout, cache)

@@ -27,7 +27,9 @@ class Decoder(nn.Layer):
         self.layers = nn.LayerList([Block(config, layer_id) for layer_id in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_states, layout: Layout, subnet: Subnet, caches: list[LayerCache] | None = None):
+    def forward(
+        self, hidden_states: paddle.Tensor, layout: Layout, subnet: Subnet, caches: list[LayerCache] | None = None
+    ) -> DecoderOutput:
         """hidden_states [batch, seq, hidden] (the embedded sequence) -> DecoderOutput."""
         tokens_per_expert = {}
         for layer_id in subnet.layer_ids:

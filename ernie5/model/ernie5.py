@@ -14,7 +14,7 @@ from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout, make_layout
 from ernie5.modality.batch import Batch
 from ernie5.modality.text import TextModality
-from ernie5.model.block import Block
+from ernie5.model.block import Block, BlockOutput
 from ernie5.model.decoder import Decoder
 from ernie5.model.mtp import MultiTokenPrediction
 from ernie5.model.subnet import Subnet
@@ -25,7 +25,9 @@ class Losses(NamedTuple):
 
     text: paddle.Tensor  # float32 scalar
     mtp: paddle.Tensor | None  # float32 scalar; None in a model without the block
-    tokens_per_expert: dict[int, paddle.Tensor]  # layer id (the prediction block's is the number of layers) -> int64 [experts]
+    tokens_per_expert: dict[
+        int, paddle.Tensor
+    ]  # layer id (the prediction block's is the number of layers) -> int64 [experts]
 
 
 class Ernie5ForCausalLM(nn.Layer):
@@ -62,12 +64,21 @@ class Ernie5ForCausalLM(nn.Layer):
         hidden_states = self.hidden_states(batch.input_ids, layout, subnet)
         return self.text.loss(hidden_states, batch.labels, batch.loss_weight)
 
-    def predict_second_next(self, residual, next_ids, layout: Layout, subnet: Subnet, cache: LayerCache | None = None):
+    def predict_second_next(
+        self,
+        residual: paddle.Tensor,
+        next_ids: paddle.Tensor,
+        layout: Layout,
+        subnet: Subnet,
+        cache: LayerCache | None = None,
+    ) -> BlockOutput:
         """What the prediction block makes of `residual` [batch, seq, hidden] and the ids that follow, [batch, seq]."""
         mask = subnet.expert_mask[self.mtp.layer_id]
         return self.mtp(residual, self.text.embed(next_ids), layout, mask, subnet.top_k, cache)
 
-    def hidden_states(self, input_ids, layout: Layout, subnet: Subnet, caches: list[LayerCache] | None = None):
+    def hidden_states(
+        self, input_ids: paddle.Tensor, layout: Layout, subnet: Subnet, caches: list[LayerCache] | None = None
+    ) -> paddle.Tensor:
         """input_ids int64 [batch, seq] -> [batch, seq, hidden], after the final norm."""
         return self.decoder(self.text.embed(input_ids), layout, subnet, caches).hidden_states
 

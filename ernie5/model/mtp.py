@@ -28,7 +28,13 @@ class MultiTokenPrediction(nn.Layer):
         self.norm = RMSNorm(hidden, eps)
 
     def forward(
-        self, residual, next_embeddings, layout: Layout, expert_mask, top_k: int, cache: LayerCache | None = None
+        self,
+        residual: paddle.Tensor,
+        next_embeddings: paddle.Tensor,
+        layout: Layout,
+        expert_mask: paddle.Tensor,
+        top_k: int,
+        cache: LayerCache | None = None,
     ) -> BlockOutput:
         """residual and next_embeddings [batch, seq, hidden] -> hidden states for the shared head, [batch, seq, hidden]."""
         joined = paddle.concat([self.hnorm(residual), self.enorm(next_embeddings)], axis=-1)

@@ -1,5 +1,6 @@
 """A sub-network is a value: the full model is the one that keeps everything (report §3.3)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ def full_subnet(config: ModelConfig) -> Subnet:
     return make_subnet(config, layers, None, config.moe.num_experts_per_tok)
 
 
-def make_subnet(config: ModelConfig, layer_ids, experts: np.ndarray | None, top_k: int) -> Subnet:
+def make_subnet(config: ModelConfig, layer_ids: Iterable[int], experts: np.ndarray | None, top_k: int) -> Subnet:
     """experts: bool [layers + mtp blocks, experts] of those kept, or None for all."""
     rows = config.num_hidden_layers + config.num_nextn_predict_layers
     mask = np.zeros([rows, config.moe.num_experts], np.float32)

@@ -1,4 +1,4 @@
-"""Grouped-query attention under a FlashMask (arXiv:2410.01359), without a [seq, seq] mask for the parts that need none."""
+"""Grouped-query attention under a FlashMask (arXiv:2410.01359), without a [seq, seq] mask where none is needed."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,9 @@ def _visible(mask_rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return ~hidden
 
 
-def flashmask_attention(query, key, value, tiles: list[Tile]) -> paddle.Tensor:
+def flashmask_attention(
+    query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor, tiles: list[Tile]
+) -> paddle.Tensor:
     """softmax(query key^T / sqrt(head_dim) + mask) value.
 
     query [batch, queries, heads, head_dim], key and value [batch, keys, kv_heads, head_dim] -> [batch, queries, heads *

@@ -7,9 +7,9 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 
-@dataclass(frozen=True, eq=False)  # not a tuple: a PyLayer would take the tensors in one as inputs that want gradients
+@dataclass(frozen=True, eq=False)  # not a tuple: a PyLayer would take its tensors as inputs that want gradients
 class Permutation:
-    """Where the (token, choice) slots stand once sorted by expert; ties keep token order, so the layout is reproducible."""
+    """Where the (token, choice) slots stand once sorted by expert; ties keep token order: the layout is reproducible."""
 
     token_ids: paddle.Tensor  # int64 [slots]: the token of each sorted row
     slot_ids: paddle.Tensor  # int64 [slots]: the flat (token, choice) of each sorted row
@@ -69,7 +69,13 @@ def _sum_over_choices(rows: paddle.Tensor, permutation: Permutation) -> paddle.T
     return total
 
 
-def expert_ffn(rows, row_weights, tokens_per_expert, gate_up_proj, down_proj) -> paddle.Tensor:
+def expert_ffn(
+    rows: paddle.Tensor,
+    row_weights: paddle.Tensor,
+    tokens_per_expert: paddle.Tensor,
+    gate_up_proj: paddle.Tensor,
+    down_proj: paddle.Tensor,
+) -> paddle.Tensor:
     """Each expert's down(silu(gate(x)) * up(x)) on its own rows, times the row's weight.
 
     rows [slots, hidden] in expert order, row_weights [slots], tokens_per_expert int64 [experts] (sums to slots),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import paddle
 from tqdm import tqdm
 
 from ernie5.config.schema import Config, StageConfig
@@ -80,7 +81,14 @@ class Services:
 class Trainer:
     """Runs the stages of a config over a model. `fit` returns when they are done or when it was asked to stop."""
 
-    def __init__(self, config: Config, model: Ernie5ForCausalLM, optimizer, loader: Loader, services: Services):
+    def __init__(
+        self,
+        config: Config,
+        model: Ernie5ForCausalLM,
+        optimizer: paddle.optimizer.Optimizer,
+        loader: Loader,
+        services: Services,
+    ):
         self.config, self.model, self.optimizer, self.loader = config, model, optimizer, loader
         self.services = services
         self.balance = ExpertBalance(model)
@@ -168,7 +176,7 @@ class Trainer:
         )
 
     def _accumulate_gradients(self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet):
-        """Gradients of the mean over the whole batch, whatever the micro-batches; (text, mtp) losses in nats a token."""
+        """Gradients of the mean over the whole batch, however it is cut; (text, mtp) losses in nats a token."""
         batches = [make_batch(part) for part in rows.split(stage.micro_batch_rows)]
         text_weight = sum(float(batch.loss_weight.sum()) for batch in batches)
         mtp_weight = sum(float(batch.mtp_loss_weight.sum()) for batch in batches)
