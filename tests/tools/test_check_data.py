@@ -1,0 +1,67 @@
+"""The command that looks at a corpus: counts, causes and exit status."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def check(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools/check_data.py"), *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "h\\u00e9llo"}\n{"src": "a", "tgt": "b"}\n', encoding="utf-8")
+    return path
+
+
+def test_counts_what_a_manifest_holds(manifest):
+    result = check(manifest)
+    assert result.returncode == 0, result.stderr
+    facts = {line[2:14].strip(): line[14:] for line in result.stdout.splitlines()}
+    assert facts["documents"] == "2"
+    assert facts["segments"] == "3 text"
+    assert (facts["characters"], facts["bytes"]) == ("7", "8")
+    assert facts["longest"].startswith(f"5 characters, {manifest}:1")
+
+
+def test_malformed_lines_are_listed_and_exit_with_2(manifest):
+    manifest.write_text('{"text": "a"}\n{"txt": "b"}\nx\n')
+    result = check(manifest)
+    assert result.returncode == 2
+    assert f'    {manifest}:2: unknown key "txt": did you mean "text"?' in result.stdout
+    assert "2 malformed in all" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_run_that_skips_bad_lines_is_no_error(manifest):
+    manifest.write_text('{"text": "a"}\n{"txt": "b"}\n')
+    settings = (f"data.train.0.path={manifest}", "data.bad_line=skip")
+    result = check("-c", "configs/run/tiny.yaml", *(part for setting in settings for part in ("-o", setting)))
+    assert result.returncode == 0, result.stderr
+    assert "malformed   1" in result.stdout
+
+
+def test_missing_corpus_is_one_sentence_and_exits_with_2():
+    result = check("no/such/file.jsonl")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: source no/such/file.jsonl: no/such/file.jsonl is not a file")
+    assert result.stderr.count("\n") == 1
+
+
+def test_tokens_are_counted_with_a_saved_tokenizer(manifest, tmp_path):
+    from ernie5.tokenizers.text import train_tokenizer
+
+    tokenizer = train_tokenizer(["hello world " * 20], vocab_size=310)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    result = check(manifest, "--tokenizer", tmp_path / "tokenizer")
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    expected = len(tokenizer.encode("héllo")) + 2 + sum(len(ids) for ids, _ in chat) + 1
+    assert f"  tokens      {expected}," in result.stdout
