@@ -26,7 +26,7 @@ class UnifiedSequence:
     and from queries i < rows[j, 1]; so a causal text token has `(end of its document, j)` and a token of a
     bidirectional group has `(end of its document, start of its group)`. With four columns (lower start, lower end,
     upper start, upper end) key j is hidden from lower-start <= i < lower-end and from upper-start <= i < upper-end.
-    `labels[i]` is what position i predicts (text: the next id), also where its weight is 0; `loss_weight[i]` is its weight.
+    `labels[i]` is what position i predicts (text: the next id), also where its weight, `loss_weight[i]`, is 0.
     """
 
     input_ids: np.ndarray  # int64 [seq]; a placeholder id at media positions
@@ -49,6 +49,5 @@ class UnifiedSequence:
 
 def stack(rows: list[UnifiedSequence]) -> UnifiedSequence:
     """Rows of equal length -> one UnifiedSequence whose arrays are [batch, seq, ...]."""
-    return UnifiedSequence(
-        **{f.name: np.stack([getattr(row, f.name) for row in rows]) for f in fields(UnifiedSequence)}
-    )
+    names = [f.name for f in fields(UnifiedSequence)]
+    return UnifiedSequence(**{name: np.stack([getattr(row, name) for row in rows]) for name in names})

@@ -1,7 +1,7 @@
 """ERNIE 5.0: one autoregressive mixture-of-experts decoder over the unified sequence (arXiv:2602.04705, report §2).
 
-The file to read first. A batch of unified sequences is embedded, runs through the layers that a subnet keeps, and is read
-by the heads of its modalities; each gives the loss of its next group of tokens.
+The file to read first. A batch of unified sequences is embedded, runs through the layers that a subnet keeps, and is
+read by the heads of its modalities; each gives the loss of its next group of tokens.
 """
 
 from typing import NamedTuple

@@ -36,7 +36,7 @@ def save_pretrained(model: Ernie5ForCausalLM, folder: Path | str, tokenizer_dir:
 
 
 def from_pretrained(folder: Path | str) -> Ernie5ForCausalLM:
-    """The model of a folder, in float32. UserError: not such a folder, a setting it does not know, weights that differ."""
+    """The model of a folder, in float32. UserError: not such a folder, an unknown setting, weights that do not fit."""
     folder = Path(folder)
     model = Ernie5ForCausalLM(read_config(folder))
     named = ((to_folder_name(name), tensor) for name, tensor in model.state_dict().items())

@@ -1,4 +1,4 @@
-"""Multi-token prediction: one more block that predicts the token after the next (arXiv:2412.19437 §2.2; report §2.1)."""
+"""Multi-token prediction: one more block predicts the token after the next (arXiv:2412.19437 §2.2; report §2.1)."""
 
 import paddle
 from paddle import nn
@@ -36,7 +36,7 @@ class MultiTokenPrediction(nn.Layer):
         top_k: int,
         cache: LayerCache | None = None,
     ) -> BlockOutput:
-        """residual and next_embeddings [batch, seq, hidden] -> hidden states for the shared head, [batch, seq, hidden]."""
+        """residual and next_embeddings [batch, seq, hidden] -> hidden states for the shared head, same shape."""
         joined = paddle.concat([self.hnorm(residual), self.enorm(next_embeddings)], axis=-1)
         output = self.block(self.eh_proj(joined), layout, expert_mask, top_k, cache)
         return BlockOutput(self.norm(output.hidden_states), output.tokens_per_expert)

@@ -9,7 +9,7 @@ from paddle.autograd import PyLayer
 
 @dataclass(frozen=True, eq=False)  # not a tuple: a PyLayer would take its tensors as inputs that want gradients
 class Permutation:
-    """Where the (token, choice) slots stand once sorted by expert; ties keep token order: the layout is reproducible."""
+    """Where the (token, choice) slots stand once sorted by expert; ties keep token order, so a run is reproducible."""
 
     token_ids: paddle.Tensor  # int64 [slots]: the token of each sorted row
     slot_ids: paddle.Tensor  # int64 [slots]: the flat (token, choice) of each sorted row
@@ -37,7 +37,7 @@ def moe_unpermute(rows: paddle.Tensor, permutation: Permutation) -> paddle.Tenso
 
 
 class _Permute(PyLayer):
-    """The gradient of a copy to k places is the sum over them: a gather, where autograd's scatter is four times slower."""
+    """The gradient of a copy to k places is the sum over them: gathers, where autograd's scatter is 4 times slower."""
 
     @staticmethod
     def forward(ctx, hidden_states, permutation):

@@ -17,7 +17,7 @@ class _RMSNorm(PyLayer):
     """The backward pass by hand: Paddle's own for a broadcast weight costs more than the rest of the layer together.
 
     With n = x * r, r = 1 / sqrt(mean(x^2) + epsilon) and g = dy * weight:
-    dx = r * (g - n * mean(g * n)), dweight = sum over rows of dy * n. Row sums are products with ones, which run as GEMM.
+    dx = r * (g - n * mean(g * n)), dweight = sum over rows of dy * n. Row sums are products with ones, run as GEMM.
     """
 
     @staticmethod

@@ -30,7 +30,7 @@ def configure(config: OpsConfig) -> None:
     """Applies the settings to this process."""
     import paddle
 
-    # The stride kernels make views whose consumers then copy element by element on CPU: slices cost 10 to 100 times more.
+    # The stride kernels make views whose consumers then copy element by element on CPU: 10 to 100 times slower.
     paddle.set_flags({"FLAGS_use_stride_kernel": False})
     if config.keep_heap:
         keep_heap()
@@ -39,8 +39,8 @@ def configure(config: OpsConfig) -> None:
 def keep_heap() -> bool:
     """Serves large tensors from the heap and never trims it, so that a step reuses the pages of the last one.
 
-    Fresh pages are faulted in at about 2 GB/s, a fifth of what the copy itself takes. The memory is not given back to the
-    system until the process ends. Returns whether the C library took the settings (only glibc does).
+    Fresh pages are faulted in at about 2 GB/s, a fifth of a copy's speed. The memory is not given back to the system
+    until the process ends. Returns whether the C library took the settings (only glibc does).
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

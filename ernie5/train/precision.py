@@ -26,7 +26,7 @@ def set_device(config: TrainConfig) -> str:
 
 
 def cast_parameters(model: Ernie5ForCausalLM, precision: str) -> None:
-    """Stores the large matrices in `precision`; the router and the norms stay float32 (report §5.1 trains in low precision).
+    """Stores the large matrices in `precision`; the router and the norms stay float32 (report §5.1).
 
     The optimizer then keeps float32 master weights of what is narrower. No autocast: each layer says where it computes
     in float32.

@@ -149,8 +149,8 @@ def _tokenizer(
         tokenizer.save_pretrained(folder)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but model.vocab_size is {config.model.vocab_size}: "
-            "raise it, or take a smaller tokenizer"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but model.vocab_size is "
+            f"{config.model.vocab_size}: raise it, or take a smaller tokenizer"
         )
     if checkpoint is not None:
         checkpoint.require_tokenizer(tokenizer.digest)
