@@ -272,6 +272,7 @@ class Trainer:
         self._write(
             "train",
             tokens=self.state.tokens,
+            seconds=round(self.state.seconds, 3),
             stage=stage.name,
             loss=report.loss,
             loss_text=report.loss_text,

@@ -1,0 +1,236 @@
+"""`report.html`: what a run did, read from its folder alone (`config.yaml`, `metrics.jsonl`)."""
+
+import statistics
+from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ernie5.errors import UserError
+from ernie5.train.charts import Point, Series, compact, heat_map, legend, line_chart, ramp, smooth
+from ernie5.train.metrics import FILE_NAME, read_metrics
+from ernie5.train.report_page import card, figure, page, table
+
+MAX_SAMPLE_STEPS = 6  # steps whose samples are shown: the first, the last, and some between
+MAX_EVENTS = 40
+A, B, C, D, E = (f"var(--{name})" for name in "abcde")
+
+Record = dict[str, Any]
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Writes one self-contained page with the run's figures, curves, expert balance, samples and configuration."""
+    run_dir = Path(run_dir)
+    records = read_metrics(run_dir / FILE_NAME)
+    if not records:
+        raise UserError(f"{run_dir}: has no records in {FILE_NAME}; name the folder of a run that has trained")
+    by_kind: dict[str, list[Record]] = {kind: [] for kind in ("run", "train", "eval", "sample", "event")}
+    for record in records:
+        by_kind.setdefault(str(record.get("kind")), []).append(record)
+    config_path = run_dir / "config.yaml"
+    config_text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
+    config = yaml.safe_load(config_text) or {}
+    run = by_kind["run"][-1] if by_kind["run"] else {}
+    html = page(
+        title=f"{config.get('model', {}).get('name', 'Training run')}",
+        subtitle=f"Training report of {run_dir}" + (f" · {run['device']}" if run.get("device") else ""),
+        sections=[
+            _figures(run, by_kind),
+            _curves(by_kind),
+            _balance(by_kind["train"]),
+            _members(config, by_kind["eval"]),
+            _samples(by_kind["sample"]),
+            _events_and_environment(run, by_kind["event"]),
+            _configuration(config_text),
+        ],
+    )
+    path = run_dir / "report.html"
+    path.write_text(html, encoding="utf-8", errors="replace")  # a sample may hold a lone surrogate
+    return path
+
+
+def _figures(run: Record, by_kind: dict[str, list[Record]]) -> str:
+    """The numbers a reader looks for first; one that the run has not produced yet is left out."""
+    shown = []
+    evaluations = [record for record in by_kind["eval"] if record.get("bits_per_byte") is not None]
+    if evaluations:
+        last = evaluations[-1]
+        scope = "whole validation set" if last.get("complete") else f"step {last['step']}"
+        shown.append(figure(f"{last['bits_per_byte']:.3f}", f"validation bits per byte, {scope}", lead=True))
+        shown.append(figure(f"{last['loss']:.3f}", "validation loss, nats a token"))
+    parameters = run.get("parameters", {})
+    if parameters:
+        shown.append(figure(compact(parameters["total"]), "parameters"))
+        label = f"active for a token, {100 * parameters['share']:.3g} %"
+        shown.append(figure(compact(parameters["active"]), label))
+    steps = by_kind["train"]
+    if steps:
+        last = steps[-1]
+        shown.append(figure(compact(last["tokens"]), f"tokens in {last['step']:,} steps"))
+        if last.get("seconds") is not None:
+            shown.append(figure(_duration(last["seconds"]), "spent in training steps"))
+        speeds = [y for _, y in _points(steps, "tokens_per_s")]
+        if speeds:
+            shown.append(figure(compact(statistics.median(speeds)), "tokens a second, median"))
+    return f'<div class="figures">{"".join(shown)}</div>'
+
+
+def _curves(by_kind: dict[str, list[Record]]) -> str:
+    steps, evaluations = by_kind["train"], by_kind["eval"]
+    marks = _stage_marks(steps)
+    members = sorted({name for record in evaluations for name in record.get("members", {})})
+    colors = [C, D, E, B]
+    bits = [Series("full model", _points(evaluations, "bits_per_byte"), A, dots=True)]
+    for i, name in enumerate(members):
+        points = _points(
+            evaluations, lambda record, name=name: record.get("members", {}).get(name, {}).get("bits_per_byte")
+        )
+        bits.append(Series(name, points, colors[i % len(colors)], dots=True))
+    loss = _points(steps, "loss_text")
+    charts = [
+        (
+            "Loss of text, nats a token",
+            [
+                Series("each step", loss, A, faint=True),
+                Series("training, smoothed", smooth(loss), A),
+                Series("validation", _points(evaluations, "loss"), B, dots=True),
+            ],
+        ),
+        ("Validation bits per byte", bits),
+        ("Loss of multi-token prediction", _with_median("training", _points(steps, "loss_mtp"), D)),
+        ("Learning rate", [Series("learning rate", _points(steps, "lr"), C)]),
+        ("Gradient norm, before clipping", _with_median("global norm", _points(steps, "grad_norm"), E)),
+        ("Tokens a second", _with_median("this run", _points(steps, "tokens_per_s"), A)),
+        ("Tokens in a step", [Series("batch", _points(steps, "batch_tokens"), B)]),
+    ]
+    cards = [
+        card(title, (legend(series) if len([s for s in series if not s.faint]) > 1 else "") + line_chart(series, marks))
+        for title, series in charts
+        if any(line.points for line in series) and not (title == "Tokens in a step" and _is_flat(series[0].points))
+    ]
+    return f'<h2>Curves</h2><div class="charts">{"".join(cards)}</div>' if cards else ""
+
+
+def _balance(steps: list[Record]) -> str:
+    charts = []
+    for title, key, note in (
+        ("Fullest expert", "max_over_mean", "Load of the fullest expert over the mean load; 1 is even."),
+        ("Evenness of the load", "entropy", "Entropy of the load over its maximum; 1 is even."),
+    ):
+        layers = max((len(record.get(key) or ()) for record in steps), default=0)
+        series = [Series(f"layer {i}", _points(steps, _item_of(key, i)), ramp(i, layers)) for i in range(layers)]
+        if layers:
+            charts.append(card(title, legend(series[:: max(1, layers // 8)]) + line_chart(series), note))
+    with_load = [record for record in steps if record.get("load")]
+    if not charts and not with_load:
+        return ""
+    heat = ""
+    if with_load:
+        last = with_load[-1]
+        note = f"Step {last['step']:,}; rows are layers, columns experts."
+        heat = card("Load of every expert", heat_map(last["load"]), note, "wide")
+    return f'<h2>Balance of the experts</h2><div class="charts">{"".join(charts)}</div>{heat}'
+
+
+def _members(config: Record, evaluations: list[Record]) -> str:
+    with_members = [record for record in evaluations if record.get("members")]
+    if not with_members:
+        return ""
+    last = with_members[-1]
+    shapes = {member["name"]: member for member in config.get("members") or ()}
+    rows = [["full model", "all", "all", "full", *_scores(last, last)]]
+    for name, score in last["members"].items():
+        shape = shapes.get(name, {})
+        sizes = [shape.get("num_layers"), shape.get("num_experts"), shape.get("top_k")]
+        rows.append([name, *(str(size or word) for size, word in zip(sizes, ("all", "all", "full"), strict=True))])
+        rows[-1] += _scores(score, last)
+    header = ["member", "layers", "experts", "top-k", "loss", "bits per byte", "against the full model"]
+    body = table(header, rows)
+    return f'<h2>The elastic family</h2><div class="card">{body}</div>'
+
+
+def _scores(score: Record, full: Record) -> list[str]:
+    loss, bits = score.get("loss"), score.get("bits_per_byte")
+    if loss is None or bits is None or full.get("bits_per_byte") is None:
+        return ["not finite", "", ""]
+    against = "" if score is full else f"{100 * (bits / full['bits_per_byte'] - 1):+.1f} %"
+    return [f"{loss:.3f}", f"{bits:.3f}", against]
+
+
+def _samples(samples: list[Record]) -> str:
+    steps = sorted({record["step"] for record in samples})
+    if not steps:
+        return ""
+    count = min(MAX_SAMPLE_STEPS, len(steps))
+    chosen = sorted({steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)}, reverse=True)
+    cards = []
+    for step in chosen:
+        texts = "".join(
+            f"<pre><b>{escape(record.get('prompt') or '')}</b>{escape(record.get('text') or '')}</pre>"
+            for record in samples
+            if record["step"] == step
+        )
+        cards.append(f'<div class="card sample"><h3>Step {step:,}</h3>{texts}</div>')
+    left_out = len(steps) - len(chosen)
+    note = "The newest first; prompts in colour, the model's continuation after them."
+    note += f" {left_out} more in {FILE_NAME}." if left_out else ""
+    return f'<h2>Samples</h2><p class="note">{note}</p>{"".join(cards)}'
+
+
+def _events_and_environment(run: Record, events: list[Record]) -> str:
+    cards = []
+    if events:
+        rows = [[f"{record.get('step', 0):,}", str(record.get("text", ""))] for record in events[-MAX_EVENTS:]]
+        cards.append(card("Events", table(["step", "what happened"], rows, first_number=2)))
+    versions = run.get("versions", {})
+    if versions:
+        rows = [[str(name), str(version)] for name, version in versions.items()]
+        cards.append(card("Environment", table([], rows, first_number=2)))
+    return f'<h2>Run</h2><div class="columns">{"".join(cards)}</div>' if cards else ""
+
+
+def _configuration(text: str) -> str:
+    if not text:
+        return ""
+    return f'<details class="card"><summary>Resolved configuration</summary><pre>{escape(text)}</pre></details>'
+
+
+def _points(records: Iterable[Record], key: str | Callable[[Record], float | None]) -> list[Point]:
+    """(step, value) of the records that have the value; one that was not finite was written as null."""
+    take = key if callable(key) else lambda record: record.get(key)
+    pairs = ((record.get("step", 0), take(record)) for record in records)
+    return [(step, value) for step, value in pairs if value is not None]
+
+
+def _item_of(key: str, index: int) -> Callable[[Record], float | None]:
+    def take(record: Record) -> float | None:
+        values = record.get(key) or ()
+        return values[index] if index < len(values) else None
+
+    return take
+
+
+def _with_median(label: str, points: list[Point], color: str) -> list[Series]:
+    return [Series("each step", points, color, faint=True), Series(label, smooth(points), color)]
+
+
+def _is_flat(points: list[Point]) -> bool:
+    return len({y for _, y in points}) < 2
+
+
+def _stage_marks(steps: list[Record]) -> list[tuple[float, str]]:
+    """Where the second stage and those after it begin."""
+    marks, previous = [], None
+    for record in steps:
+        if record.get("stage") != previous:
+            previous = record.get("stage")
+            marks.append((record["step"], str(previous)))
+    return marks[1:]
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes}m" if hours else f"{minutes}m {seconds}s" if minutes else f"{seconds}s"
