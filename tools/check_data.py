@@ -43,34 +43,34 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     arguments = parse_arguments()
-    sources = sources_of(arguments)
+    sources, skips = sources_of(arguments)
     tokenizer = None
     if arguments.tokenizer:
         from ernie5.tokenizers.text import TextTokenizer
 
         tokenizer = TextTokenizer.from_pretrained(arguments.tokenizer)
-    num_bad = 0
+    bad = []
     for source in sources:
         findings = examine(source, tokenizer)
         report(source, findings, "tokens" if tokenizer else "characters")
-        num_bad += len(findings.bad)
-    if num_bad:
-        raise UserError(f"{num_bad} malformed lines: correct them, or leave them out with data.bad_line: skip")
-    return 0
+        bad += findings.bad
+    if bad and not skips:
+        raise UserError(f"{bad[0]} ({len(bad)} malformed in all; data.bad_line: skip would leave them out)")
 
 
-def sources_of(arguments: argparse.Namespace) -> list[SourceConfig]:
+def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], bool]:
+    """The sources to read, and whether a run would leave malformed lines out."""
     if bool(arguments.path) == bool(arguments.config):
         raise UserError("name either a path or a run file with -c")
     if arguments.path:
         path, separator = arguments.path, arguments.separator
-        return [SourceConfig(name=path, path=path, format=arguments.format, document_separator=separator)]
+        return [SourceConfig(name=path, path=path, format=arguments.format, document_separator=separator)], False
     from ernie5.config.load import load_config
 
     data = load_config(arguments.config, arguments.override).data
-    return [*data.train, *data.validation]
+    return [*data.train, *data.validation], data.bad_line == "skip"
 
 
 def examine(source: SourceConfig, tokenizer) -> Findings:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -39,6 +40,15 @@ class Corpus:
         folder = os.path.dirname(self.paths[self.spans[index, FILE]])
         return parse_line(self.read(index, 0, self.length(index)), self.origin(index), folder)
 
+    def samples(self, skip_bad_lines: bool, indices: Iterable[int] | None = None) -> Iterator[Sample]:
+        """The documents (of those indices) in order, malformed ones left out if so asked, else raising BadLine."""
+        for index in range(len(self)) if indices is None else indices:
+            try:
+                yield self[index]
+            except BadLine:
+                if not skip_bad_lines:
+                    raise
+
     @property
     def num_bytes(self) -> int:
         return int((self.spans[:, END] - self.spans[:, START]).sum())
@@ -61,13 +71,10 @@ class Corpus:
         path, size = self.paths[file], min(end, last - first) - start
         if path == PYDOC:
             return _pydoc_bytes()[first + start : first + start + size]
-        data = b""
-        handle = os.open(path, os.O_RDONLY)  # not kept: a process may hold fewer files open than a corpus has
         try:
-            while len(data) < size and (more := os.pread(handle, size - len(data), first + start + len(data))):
-                data += more
-        finally:
-            os.close(handle)
+            data = _read_file(path, first + start, size)
+        except OSError as error:
+            raise UserError(f"{path}: can no longer be read ({error.strerror}): leave the data where it is") from None
         if len(data) < size:
             raise UserError(f"{path}: became shorter while it was in use: leave the data alone until the run has ended")
         return data
@@ -88,6 +95,17 @@ class Corpus:
     def select(self, indices: np.ndarray) -> "Corpus":
         """The corpus of these documents only."""
         return replace(self, spans=self.spans[indices])
+
+
+def _read_file(path: str, start: int, size: int) -> bytes:
+    handle = os.open(path, os.O_RDONLY)  # not kept: a corpus may have more files than a process may open
+    try:
+        data = b""
+        while len(data) < size and (more := os.pread(handle, size - len(data), start + len(data))):
+            data += more
+        return data
+    finally:
+        os.close(handle)
 
 
 @cache

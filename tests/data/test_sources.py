@@ -76,6 +76,13 @@ def test_file_that_shrinks_is_noticed(tmp_path):
         corpus[1]
 
 
+def test_file_that_vanishes_is_noticed(tmp_path):
+    corpus = open_file(tmp_path, "a.txt", b"one\n")
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match="a.txt: can no longer be read"):
+        corpus[0]
+
+
 def test_missing_path_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"source s: .*nothing.txt is not a file, a folder or a glob"):
         open_source(SourceConfig(name="s", path=str(tmp_path / "nothing.txt")))
