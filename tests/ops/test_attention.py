@@ -1,0 +1,177 @@
+"""Attention by tiles against a dense softmax in NumPy whose mask is spelled out pair by pair."""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+from ernie5.ops import attention
+from ernie5.ops.attention import causal_tiles, flashmask_attention, flashmask_tiles
+from tests.tolerances import tolerance
+
+
+def dense(query, key, value, visible) -> np.ndarray:
+    """[batch, queries, heads * head_dim] in float64, a query and a head at a time; visible bool [batch, queries, keys]."""
+    batch, num_queries, heads, head_dim = query.shape
+    group = heads // key.shape[2]
+    output = np.zeros([batch, num_queries, heads, head_dim])
+    for b, i, h in np.ndindex(batch, num_queries, heads):
+        seen = visible[b, i]
+        if not seen.any():
+            continue
+        scores = key[b, seen, h // group].astype(np.float64) @ query[b, i, h] / np.sqrt(head_dim)
+        weights = np.exp(scores - scores.max())
+        output[b, i, h] = weights @ value[b, seen, h // group] / weights.sum()
+    return output.reshape([batch, num_queries, heads * head_dim])
+
+
+def visible_pairs(mask_rows: np.ndarray, num_queries: int) -> np.ndarray:
+    """The column form read literally, a pair at a time (arXiv:2410.01359; two columns: visible from the second on)."""
+    batch, num_keys, columns = mask_rows.shape
+    visible = np.zeros([batch, num_queries, num_keys], bool)
+    for b, i, j in np.ndindex(batch, num_queries, num_keys):
+        rows = mask_rows[b, j]
+        if columns == 2:
+            hidden = i >= rows[0] or i < rows[1]
+        else:
+            hidden = rows[0] <= i < rows[1] or rows[2] <= i < rows[3]
+        visible[b, i, j] = not hidden
+    return visible
+
+
+def random_states(batch, num_queries, num_keys, heads=4, kv_heads=2, head_dim=8):
+    shapes = [num_queries, heads], [num_keys, kv_heads], [num_keys, kv_heads]
+    return [np.random.normal(size=[batch, *shape, head_dim]).astype(np.float32) for shape in shapes]
+
+
+def run(states, tiles) -> np.ndarray:
+    return flashmask_attention(*map(paddle.to_tensor, states), tiles).numpy()
+
+
+def causal_rows(seq: int) -> np.ndarray:
+    return np.stack([np.full(seq, seq), np.arange(seq)], -1)[None].astype(np.int32)
+
+
+def packed_rows(*lengths: int) -> np.ndarray:
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    return np.stack([ends, np.arange(ends.size)], -1)[None].astype(np.int32)
+
+
+def grouped_rows(*groups: int) -> np.ndarray:
+    """One document whose groups are bidirectional inside."""
+    starts = np.repeat(np.cumsum(groups) - groups, groups)
+    return np.stack([np.full(starts.size, starts.size), starts], -1)[None].astype(np.int32)
+
+
+def windowed_rows(frames: int, size: int, window: int, dropped: int) -> np.ndarray:
+    """Four columns: frames of `size` tokens, bidirectional inside, each seeing `window` frames back; one is dropped,
+    that is, hidden from the frames behind it."""
+    frame = np.repeat(np.arange(frames), size)
+    seq = frame.size
+    lower_start = np.where(frame == dropped, (frame + 1) * size, np.minimum((frame + window + 1) * size, seq))
+    return np.stack([lower_start, np.full(seq, seq), np.zeros(seq, int), frame * size], -1)[None].astype(np.int32)
+
+
+MASKS = {
+    "causal": causal_rows(37),
+    "packed": packed_rows(5, 1, 20, 11),
+    "bidirectional groups": grouped_rows(3, 9, 1, 24),
+    "windowed with a dropped frame": windowed_rows(frames=9, size=4, window=2, dropped=3),
+    "each row its own": np.concatenate([packed_rows(30, 7), grouped_rows(10, 20, 7), causal_rows(37)]),
+}
+
+
+@pytest.fixture(params=[128, 16, 5], ids="block_{}".format)
+def query_block(request, monkeypatch) -> int:
+    """Tiles larger than the sequence, and smaller ones that do not divide it."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_attention_equals_dense_softmax(name, query_block):
+    mask_rows = MASKS[name]
+    batch, seq, _ = mask_rows.shape
+    states = random_states(batch, seq, seq)
+    expected = dense(*states, visible_pairs(mask_rows, seq))
+    np.testing.assert_allclose(run(states, flashmask_tiles(mask_rows)), expected, **tolerance("float32"))
+
+
+def test_one_mask_serves_a_whole_batch(query_block):
+    states = random_states(3, 20, 20)
+    expected = dense(*states, np.repeat(visible_pairs(packed_rows(12, 8), 20), 3, axis=0))
+    tiles = flashmask_tiles(np.repeat(packed_rows(12, 8), 3, axis=0))
+    np.testing.assert_allclose(run(states, tiles), expected, **tolerance("float32"))
+
+
+@pytest.mark.parametrize("num_queries, num_keys", [(1, 1), (1, 23), (4, 23), (23, 23)])
+def test_causal_tiles_align_the_last_query_with_the_last_key(num_queries, num_keys, query_block):
+    states = random_states(2, num_queries, num_keys)
+    visible = np.tril(np.ones([num_queries, num_keys], bool), num_keys - num_queries)
+    expected = dense(*states, np.stack([visible] * 2))
+    np.testing.assert_allclose(run(states, causal_tiles(num_queries, num_keys)), expected, **tolerance("float32"))
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(1, 1), (6, 1), (6, 2), (6, 6)])
+def test_each_group_of_queries_reads_its_own_keys(heads, kv_heads):
+    states = random_states(1, 9, 9, heads, kv_heads)
+    expected = dense(*states, visible_pairs(causal_rows(9), 9))
+    np.testing.assert_allclose(run(states, causal_tiles(9, 9)), expected, **tolerance("float32"))
+
+
+@pytest.mark.parametrize("blind", [slice(3, 4), slice(0, 12)], ids=["one query", "all queries"])
+def test_a_query_that_sees_nothing_stays_finite(blind, query_block):
+    seq = 12
+    rows = np.zeros([1, seq, 4], np.int32)
+    rows[..., 0], rows[..., 1] = blind.start, blind.stop  # hidden from the blind queries, visible to all others
+    states = random_states(1, seq, seq)
+    tensors = [paddle.to_tensor(state, stop_gradient=False) for state in states]
+    output = flashmask_attention(*tensors, flashmask_tiles(rows))
+    output.sum().backward()
+    assert all(np.isfinite(tensor.numpy()).all() for tensor in (output, *(t.grad for t in tensors)))
+    others = np.delete(np.arange(seq), np.arange(seq)[blind])
+    expected = dense(*states, visible_pairs(rows, seq))
+    np.testing.assert_allclose(output.numpy()[:, others], expected[:, others], **tolerance("float32"))
+
+
+def test_hidden_keys_may_hold_anything():
+    mask_rows = packed_rows(10, 10)
+    states = random_states(1, 20, 20)
+    other = [states[0], *(state.copy() for state in states[1:])]
+    for state in other[1:]:
+        state[:, 10:] = 1e6
+    first, second = (run(s, flashmask_tiles(mask_rows))[:, :10] for s in (states, other))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_gradients_equal_those_of_dense_attention(name, query_block):
+    mask_rows = MASKS[name]
+    batch, seq, _ = mask_rows.shape
+    states = random_states(batch, seq, seq)
+    cotangent = paddle.randn([batch, seq, 32])
+    bias = paddle.to_tensor(np.where(visible_pairs(mask_rows, seq), 0, -np.inf)[:, None], "float32")
+
+    def dense_attention(query, key, value):
+        key, value = (paddle.repeat_interleave(x, 2, axis=2) for x in (key, value))
+        scores = paddle.einsum("bihd,bjhd->bhij", query, key) / 8**0.5 + bias
+        return paddle.einsum("bhij,bjhd->bihd", F.softmax(scores, -1), value).reshape([batch, seq, 32])
+
+    gradients = []
+    for compute in (lambda *s: flashmask_attention(*s, flashmask_tiles(mask_rows)), dense_attention):
+        tensors = [paddle.to_tensor(state, stop_gradient=False) for state in states]
+        (compute(*tensors) * cotangent).sum().backward()
+        gradients.append([tensor.grad.numpy() for tensor in tensors])
+    for ours, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=3e-6)
+
+
+def test_tiles_leave_out_the_keys_behind_a_wall(monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 8)
+    tiles = flashmask_tiles(packed_rows(8, 16))
+    spans = [(tile.query_start, tile.query_end, tile.key_start, tile.key_end) for tile in tiles]
+    assert spans == [(0, 8, 0, 8), (8, 16, 8, 16), (16, 24, 8, 24)]
+
+
+def test_a_tile_that_sees_all_its_keys_has_no_bias():
+    assert [tile.bias for tile in causal_tiles(1, 9)] == [None]

@@ -1,0 +1,63 @@
+"""Process settings, each tried in a process of its own because they cannot be taken back."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+
+def in_a_process(program: str) -> str:
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@glibc
+def test_keep_heap_reuses_the_pages_of_freed_arrays():
+    program = """
+import resource
+import numpy as np
+from ernie5.ops.runtime import keep_heap
+{call}
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3): np.ones(4 << 20)
+before = faults()
+for _ in range(10): np.ones(4 << 20)
+print(faults() - before)
+"""
+    kept, fresh = (int(in_a_process(program.format(call=call))) for call in ("assert keep_heap()", ""))
+    # 10 arrays of 32 MiB: at least 160 faults, were all its pages huge ones of 2 MiB
+    assert kept < 50 < 150 < fresh, f"{kept} page faults with the heap kept, {fresh} without"
+
+
+def test_keep_heap_says_where_the_c_library_does_not_take_it(monkeypatch):
+    import ctypes
+
+    from ernie5.ops.runtime import keep_heap
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert keep_heap() is False
+
+
+def test_start_paddle_sets_the_threads_before_the_import():
+    program = (
+        "import os; from ernie5.ops.runtime import start_paddle; start_paddle(3); print(os.environ['OMP_NUM_THREADS'])"
+    )
+    assert in_a_process(program) == "3"
+
+
+def test_configure_turns_the_stride_kernels_off():
+    program = """
+import paddle
+from ernie5.config.schema import OpsConfig
+from ernie5.ops.runtime import configure
+configure(OpsConfig(keep_heap=False))
+print(paddle.get_flags('FLAGS_use_stride_kernel'))
+"""
+    assert "False" in in_a_process(program)
