@@ -4,7 +4,8 @@
 
 Every round runs each way once, in turn, so that a busy moment of the machine hits all of them. A load ends with the
 values in the tensors of a model; the files are in the page cache. Both saves end with the data on the disk (fsync).
-Prints one JSON object: GB/s (median and best), and the ratios of the same round (median, quartiles).
+Prints one JSON object: GB/s of wall time (median, best), CPU seconds a GB (median, all threads together; what other
+programs on the machine disturb least), and the ratios of wall and CPU time in the same round (median, quartiles).
 """
 
 import argparse
@@ -22,6 +23,11 @@ import paddle
 from ernie5.model.weights import assign, load_tensors, num_workers
 from ernie5.train.checkpoint import CheckpointStore, open_checkpoint
 
+PAIRS = [
+    ("save", "paddle.save"),
+    ("verify and load", "paddle.load and set_value"),
+    ("load", "paddle.load and set_value"),
+]
 TENSORS_PER_GROUP = 27  # a third of the state is the model, two thirds are its moments
 
 
@@ -81,22 +87,27 @@ def ways(folder: Path, model: dict, optimizer: dict) -> dict[str, Callable[[], N
     }
 
 
-def measure(folder: Path, megabytes: int, rounds: int) -> tuple[float, dict[str, list[float]]]:
-    """Size of the state in GB, and the seconds of each way, one per round; the first round is not counted."""
+Seconds = dict[str, list[tuple[float, float]]]  # way -> (wall, CPU) of every round
+
+
+def measure(folder: Path, megabytes: int, rounds: int) -> tuple[float, Seconds]:
+    """Size of the state in GB, and the seconds of each way; the first round is not counted."""
     model, optimizer = make_state(megabytes * 10**6)
-    seconds: dict[str, list[float]] = {}
+    seconds: Seconds = {}
     runs = ways(folder, model, optimizer)
     for _ in range(rounds + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run()
-            seconds.setdefault(name, []).append(time.perf_counter() - start)
+            seconds.setdefault(name, []).append((time.perf_counter() - wall, time.process_time() - cpu))
     gigabytes = sum(tensor.size * 4 for tensor in (*model.values(), *optimizer.values())) / 1e9
     return gigabytes, {name: times[1:] for name, times in seconds.items()}
 
 
-def quartiles(values: list[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(values, n=4)
+def ratios(seconds: dict[str, list[float]], ours: str, theirs: str) -> dict[str, float]:
+    """How many times less `ours` takes than `theirs` in the same round."""
+    paired = [b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)]
+    low, median, high = statistics.quantiles(paired, n=4)
     return {"p25": round(low, 2), "median": round(median, 2), "p75": round(high, 2)}
 
 
@@ -112,21 +123,18 @@ def main() -> None:
     finally:
         shutil.rmtree(options.dir)
 
-    def ratio(ours: str, theirs: str) -> dict[str, float]:
-        return quartiles([b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)])
-
-    rates = {
-        name: {"median": round(gigabytes / statistics.median(times), 2), "best": round(gigabytes / min(times), 2)}
-        for name, times in seconds.items()
+    walls = {name: [wall for wall, _ in pairs] for name, pairs in seconds.items()}
+    cpus = {name: [cpu for _, cpu in pairs] for name, pairs in seconds.items()}
+    result = {
+        "gb": round(gigabytes, 3),
+        "threads": num_workers(),
+        "gb_per_s_median": {name: round(gigabytes / statistics.median(times), 2) for name, times in walls.items()},
+        "gb_per_s_best": {name: round(gigabytes / min(times), 2) for name, times in walls.items()},
+        "cpu_s_per_gb": {name: round(statistics.median(times) / gigabytes, 2) for name, times in cpus.items()},
+        "faster_wall": {f"{ours} : {theirs}": ratios(walls, ours, theirs) for ours, theirs in PAIRS},
+        "faster_cpu": {f"{ours} : {theirs}": ratios(cpus, ours, theirs) for ours, theirs in PAIRS},
     }
-    ratios = {
-        "save / paddle.save": ratio("save", "paddle.save"),
-        "verify and load / paddle.load and set_value": ratio("verify and load", "paddle.load and set_value"),
-        "load / paddle.load and set_value": ratio("load", "paddle.load and set_value"),
-    }
-    print(
-        json.dumps({"gb": round(gigabytes, 3), "threads": num_workers(), "gb_per_s": rates, "faster": ratios}, indent=1)
-    )
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
