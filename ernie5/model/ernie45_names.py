@@ -1,7 +1,7 @@
 """The open ERNIE 4.5 text models (`Ernie4_5_MoeForCausalLM`) in this backbone: settings, names and layouts of tensors.
 
-Their linear weights are [out, in], ours [in, out]. Their rotary pairs are neighbours (dims 2j and 2j + 1), ours stand half
-a head apart (j and j + head_dim / 2), so the query and key dims of every head change places. NumPy only.
+Their linear weights are [out, in], ours [in, out]. Their rotary pairs are neighbours (dims 2j and 2j + 1), ours stand
+half a head apart (j and j + head_dim / 2), so the query and key dims of every head change places. NumPy only.
 """
 
 import re

