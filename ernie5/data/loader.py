@@ -60,7 +60,8 @@ class Loader:
         self._cursor = Cursor()
         self._pool: WorkerPool | None = None
         self._held: tuple[int, EncodedSample] | None = None  # the sample that the last row ended in
-        self._skips: list[str] = []  # since the last row
+        self._skips: list[str] = []  # since the last rows that were handed out
+        self._reported: set[str] = set()
 
     def next_rows(self, num_rows: int) -> UnifiedSequence:
         """The next rows, [num_rows, seq]. Raises UserError for data that cannot be used, Fault if a worker died.
@@ -134,7 +135,9 @@ class Loader:
         result = self._pool.get(number) if self._pool else self._encoder(number)
         if isinstance(result, Skipped):
             self._skips.append(result.cause)
-            logger.warning("left out: %s", result.cause)
+            if result.cause not in self._reported:  # once, not in every epoch
+                logger.warning("left out: %s", result.cause)
+            self._reported.add(result.cause)
             if len(self._skips) > 2 * sum(self._mixture.sizes):
                 raise UserError(f"nothing but malformed lines, the last: {result.cause}")
             result = _NOTHING

@@ -144,7 +144,9 @@ def _tokenizer(
         tokenizer.save_pretrained(folder)
     else:
         size = config.tokenizer.vocab_size or config.model.vocab_size
-        texts = tqdm(_texts(train), "tokenizer: reading", unit=" texts", dynamic_ncols=True)
+        texts = tqdm(
+            _texts(train, config.data.bad_line == "skip"), "tokenizer: reading", unit=" texts", dynamic_ncols=True
+        )
         tokenizer = train_tokenizer(texts, size, max_bytes=config.tokenizer.max_train_bytes)
         tokenizer.save_pretrained(folder)
     if tokenizer.vocab_size > config.model.vocab_size:
@@ -157,8 +159,8 @@ def _tokenizer(
     return tokenizer, folder
 
 
-def _texts(corpora: Sequence[Corpus]) -> Iterator[str]:
-    samples = chain.from_iterable((corpus[i] for i in range(len(corpus))) for corpus in corpora)
+def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
+    samples = chain.from_iterable(corpus.samples(skip_bad_lines) for corpus in corpora)
     return (segment.text for sample in samples for segment in sample.all_segments() if isinstance(segment, Text))
 
 
@@ -199,7 +201,7 @@ class _Validation:
         key = derive_key(self._config.train.seed, "validation")
         for number in range(len(places)):
             corpus, index = places[permute(number, len(places), key)]
-            yield corpus[index]
+            yield from corpus.samples(self._config.data.bad_line == "skip", [index])
 
 
 def _describe(config: Config, tokenizer: TextTokenizer, precision: str) -> dict:

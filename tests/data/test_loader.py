@@ -167,6 +167,15 @@ def test_loader_stands_where_it_stood_after_an_error(tmp_path):
     assert loader.state_dict() == before
 
 
+def test_bad_line_is_reported_once_not_in_every_epoch(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\nx\n')
+    config = DataConfig(train=(SourceConfig(name="s", path=str(tmp_path / "a.jsonl")),), bad_line="skip", num_workers=0)
+    loader = open_loader(config)
+    loader.next_rows(5)
+    assert loader.num_skipped > 5
+    assert caplog.text.count("left out: ") == 1
+
+
 def test_corpus_of_bad_lines_alone_ends_in_an_error(tmp_path):
     (tmp_path / "a.jsonl").write_text("x\ny\n")
     config = DataConfig(train=(SourceConfig(name="s", path=str(tmp_path / "a.jsonl")),), bad_line="skip", num_workers=0)
