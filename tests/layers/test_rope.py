@@ -18,7 +18,7 @@ def turned(states: np.ndarray, positions: np.ndarray, config: AttentionConfig = 
 
 
 def rope_1d(states: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
-    """Pair j as the complex number x_j + i x_{j + d/2}, times exp(i position theta^(-2j/d)) (arXiv:2104.09864 eq. 14)."""
+    """Pair j as a complex number x_j + i x_{j + d/2}, times exp(i position theta^(-2j/d)) (arXiv:2104.09864 eq. 14)."""
     half = states.shape[-1] // 2
     pairs = states[..., :half] + 1j * states[..., half:]
     pairs = pairs * np.exp(1j * positions[..., None, None] * theta ** (-2 * np.arange(half) / (2 * half)))

@@ -11,7 +11,7 @@ from tests.tolerances import tolerance
 
 
 def dense(query, key, value, visible) -> np.ndarray:
-    """[batch, queries, heads * head_dim] in float64, one query and head at a time; visible bool [batch, queries, keys]."""
+    """[batch, queries, heads * head_dim] in float64, pair by pair; visible bool [batch, queries, keys]."""
     batch, num_queries, heads, head_dim = query.shape
     group = heads // key.shape[2]
     output = np.zeros([batch, num_queries, heads, head_dim])
