@@ -35,7 +35,7 @@ def compact(value: float) -> str:
         if abs(value) >= limit:
             divisor = 1e3 if suffix == "k" else limit
             return f"{value / divisor:.4g}{suffix}"
-    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
+    return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.1e}"
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:

@@ -15,7 +15,7 @@ from ernie5.train.report_page import card, figure, page, table
 
 MAX_SAMPLE_STEPS = 6  # steps whose samples are shown: the first, the last, and some between
 MAX_EVENTS = 40
-A, B, C, D, E = (f"var(--{name})" for name in "abcde")
+A, B, C, D, E, F = (f"var(--{name})" for name in "abcdef")
 
 Record = dict[str, Any]
 
@@ -80,8 +80,8 @@ def _figures(run: Record, by_kind: dict[str, list[Record]]) -> str:
 def _curves(by_kind: dict[str, list[Record]]) -> str:
     steps, evaluations = by_kind["train"], by_kind["eval"]
     marks = _stage_marks(steps)
-    members = sorted({name for record in evaluations for name in record.get("members", {})})
-    colors = [C, D, E, B]
+    members = list(dict.fromkeys(name for record in evaluations for name in record.get("members", {})))
+    colors = [C, D, E, B, F]
     bits = [Series("full model", _points(evaluations, "bits_per_byte"), A, dots=True)]
     for i, name in enumerate(members):
         points = _points(

@@ -64,7 +64,15 @@ def test_a_layer_without_load_is_drawn():
 
 @pytest.mark.parametrize(
     "value, text",
-    [(0, "0"), (0.00012, "1.2e-04"), (3.14159, "3.142"), (5255, "5255"), (12_345, "12.35k"), (2.4e12, "2.4T")],
+    [
+        (0, "0"),
+        (0.0005, "0.0005"),
+        (0.000012, "1.2e-05"),
+        (3.14159, "3.142"),
+        (5255, "5255"),
+        (12_345, "12.35k"),
+        (2.4e12, "2.4T"),
+    ],
 )
 def test_numbers_are_compact(value, text):
     assert compact(value) == text
