@@ -6,7 +6,8 @@ STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b2430; --soft: #66717f; --rule: #e3e7ec;
   --a: #2f6bdc; --b: #d9622b; --c: #1f9d76; --d: #9456c9; --e: #c2932a; --f: #d14a86; --heat: #2f6bdc; }
 @media (prefers-color-scheme: dark) { :root { --page: #11151b; --card: #191f28; --ink: #e6eaf0; --soft: #93a0b0;
-  --rule: #2a323d; --a: #6d9cf5; --b: #f08a55; --c: #46c39b; --d: #b98be6; --e: #dfb654; --f: #f07fb0; --heat: #6d9cf5; } }
+  --rule: #2a323d; --a: #6d9cf5; --b: #f08a55; --c: #46c39b; --d: #b98be6; --e: #dfb654; --f: #f07fb0;
+  --heat: #6d9cf5; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font-variant-numeric: tabular-nums;
   font: 15px/1.55 system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK SC", sans-serif; }
