@@ -60,7 +60,8 @@ class Loader:
         self._cursor = Cursor()
         self._pool: WorkerPool | None = None
         self._held: tuple[int, EncodedSample] | None = None  # the sample that the last row ended in
-        self._skips: list[str] = []  # since the last rows that were handed out
+        self._new_skips = 0  # since the last rows that were handed out
+        self._skips_in_a_row = 0
         self._reported: set[str] = set()
 
     def next_rows(self, num_rows: int) -> UnifiedSequence:
@@ -76,8 +77,8 @@ class Loader:
             self.close()
             raise
         self._cursor = cursor
-        self.num_skipped += len(self._skips)
-        self._skips.clear()
+        self.num_skipped += self._new_skips
+        self._new_skips = 0
         return stack(rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Loader:
         if self._pool is not None:
             self._pool.close()
         self._pool = self._held = None
-        self._skips.clear()
+        self._new_skips = self._skips_in_a_row = 0
 
     def __enter__(self) -> "Loader":
         return self
@@ -134,12 +135,18 @@ class Loader:
             return self._held[1]
         result = self._pool.get(number) if self._pool else self._encoder(number)
         if isinstance(result, Skipped):
-            self._skips.append(result.cause)
-            if result.cause not in self._reported:  # once, not in every epoch
-                logger.warning("left out: %s", result.cause)
-            self._reported.add(result.cause)
-            if len(self._skips) > 2 * sum(self._mixture.sizes):
-                raise UserError(f"nothing but malformed lines, the last: {result.cause}")
+            self._leave_out(result.cause)
             result = _NOTHING
+        else:
+            self._skips_in_a_row = 0
         self._held = number, result
         return result
+
+    def _leave_out(self, cause: str) -> None:
+        if cause not in self._reported:  # once, not in every epoch
+            logger.warning("left out: %s", cause)
+        self._reported.add(cause)
+        self._new_skips += 1
+        self._skips_in_a_row += 1
+        if self._skips_in_a_row > 2 * sum(self._mixture.sizes):  # every line has had its turn
+            raise UserError(f"nothing but malformed lines, the last: {cause}")
