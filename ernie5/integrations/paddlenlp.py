@@ -76,8 +76,8 @@ class ConfigAdapter:
 class ModelAdapter:
     """Ernie5ForCausalLM as a PretrainedModel, whose parameters have the names of the model folder.
 
-    `core` is the model itself, for generation and evaluation; the parameters are shared. Generation by PaddleNLP's
-    `generate`, tensor and pipeline parallelism are not supported.
+    `core` is the model itself, for our own generation and evaluation; the parameters are shared. Tensor and pipeline
+    parallelism are not supported.
     """
 
     # Routing is in float32 whatever the model's dtype; PaddleNLP looks for these in the names.
@@ -151,6 +151,16 @@ class ModelAdapter:
         """
         kwargs.setdefault("safe_serialization", "save_function" not in kwargs)
         super().save_pretrained(save_dir, *args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: paddle.Tensor, attention_mask: paddle.Tensor | None = None, **kwargs: Any
+    ) -> dict[str, paddle.Tensor | None]:
+        """PaddleNLP's `generate` reads the whole sequence again for each token; our own, on `core`, keeps a cache."""
+        if attention_mask is not None and attention_mask.ndim == 4:
+            attention_mask = (
+                attention_mask[:, 0, -1] == 0
+            )  # what `generate` makes when given none: 0, or -inf on padding
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.embed_tokens

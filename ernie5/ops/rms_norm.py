@@ -23,6 +23,7 @@ class _RMSNorm(PyLayer):
     @staticmethod
     def forward(ctx, rows, weight, epsilon):
         ctx.dtype = rows.dtype
+        ctx.rows_frozen, ctx.weight_frozen = rows.stop_gradient, weight.stop_gradient
         rows = rows.astype("float32")
         mean_square = paddle.matmul(rows * rows, _ones(rows.shape[1], 1)) * (1.0 / rows.shape[1])
         inverse = paddle.rsqrt(mean_square + epsilon)  # [rows, 1]
@@ -39,7 +40,11 @@ class _RMSNorm(PyLayer):
         scale = weight.astype("float32")
         mean = paddle.matmul(product, scale.reshape([hidden, 1])) * (1.0 / hidden)  # mean of g * n, [rows, 1]
         grad_rows = (grad.astype("float32") * scale - normalized * mean) * inverse
-        return grad_rows.astype(ctx.dtype), grad_weight.astype(weight.dtype)
+        # Paddle refuses a gradient for an input that takes none, as when all but adapters is frozen.
+        return (
+            None if ctx.rows_frozen else grad_rows.astype(ctx.dtype),
+            None if ctx.weight_frozen else grad_weight.astype(weight.dtype),
+        )
 
 
 def _ones(rows: int, columns: int) -> paddle.Tensor:

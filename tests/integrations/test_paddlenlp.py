@@ -1,15 +1,20 @@
 import importlib.util
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 
+from ernie5.config.schema import GenerationConfig
 from ernie5.errors import UserError
+from ernie5.inference.generate import generate_ids
 from ernie5.integrations import paddlenlp
 from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import make_batch
@@ -235,7 +240,42 @@ def test_auto_classes_read_the_folder_once_registered(model_dir):
     assert type(AutoTokenizer.from_pretrained(str(model_dir))) is paddlenlp.Ernie5Tokenizer
 
 
+@needs_paddlenlp
+@pytest.mark.parametrize("mask", ["given", "found by PaddleNLP"])
+def test_greedy_generation_of_a_padded_batch_equals_ours(model, model_dir, mask):
+    tokenizer = paddlenlp.Ernie5Tokenizer.from_pretrained(str(model_dir), padding_side="left")
+    prompts = ["the cat sat", "the", "Ein Hund, zwei"]
+    batch = tokenizer(prompts, padding=True, return_tensors="pd")
+    assert (batch["attention_mask"].numpy() == 0).any()
+    if mask != "given":
+        del batch["attention_mask"]
+    ids, _ = model.generate(**batch, max_new_tokens=4, decode_strategy="greedy_search", eos_token_id=-1)
+    greedy = GenerationConfig(max_new_tokens=4, temperature=0.0)
+    ours = generate_ids(model.core, [tokenizer(prompt)["input_ids"] for prompt in prompts], greedy, eos_id=None)
+    np.testing.assert_array_equal(ids.numpy(), np.stack(list(ours), axis=1))
+
+
+@needs_paddlenlp
+def test_lora_trains_the_adapters_alone(model):
+    from paddlenlp.peft import LoRAConfig, LoRAModel
+
+    lora = LoRAModel(model, LoRAConfig(target_modules=[".*q_proj.*", ".*v_proj.*"], r=4, lora_alpha=8))
+    lora.mark_only_lora_as_trainable()
+    lora.train()
+    loss, _ = lora(input_ids=paddle.to_tensor(IDS), labels=paddle.to_tensor(IDS))
+    loss.backward()
+    with_gradient = [name for name, parameter in lora.named_parameters() if parameter.grad is not None]
+    assert len(with_gradient) == 3 * 2 * 2  # blocks, the prediction block among them; q and v; A and B
+    assert all("lora_" in name for name in with_gradient)
+
+
 # --- Trainer
+
+
+@needs_paddlenlp
+def test_callback_refuses_several_processes():
+    with pytest.raises(UserError, match="sees the load of one process, but there are 2"):
+        paddlenlp.ExpertBalanceCallback().on_train_begin(SimpleNamespace(world_size=2), None, None)
 
 
 @needs_paddlenlp
@@ -293,3 +333,21 @@ def test_a_checkpoint_of_the_trainer_becomes_our_folder(trained, tmp_path):
         folder = tmp_path
     ours = {to_folder_name(name): value for name, value in weights(from_pretrained(folder)).items()}
     assert_same_weights(ours, weights(trainer.model))
+
+
+# --- guide
+
+
+@needs_paddlenlp
+@pytest.mark.slow
+def test_the_code_of_the_guide_runs(model_dir, tmp_path):
+    guide = (ROOT / "docs/guides/paddlenlp.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    assert len(blocks) == 4
+    (tmp_path / "runs/pydoc").mkdir(parents=True)
+    (tmp_path / "runs/pydoc/model").symlink_to(model_dir)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", "\n".join(blocks)]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "runs/finetuned/model/model.safetensors").exists()

@@ -42,6 +42,15 @@ def test_rms_norm_gradients_equal_central_differences():
     np.testing.assert_allclose(tensors[1].grad.numpy(), expected_weight, rtol=1e-5, atol=3e-6)
 
 
+@pytest.mark.parametrize("frozen", [0, 1], ids=["input", "weight"])
+def test_rms_norm_gives_no_gradient_to_what_is_frozen(frozen):
+    tensors = [paddle.ones([2, 4]), paddle.ones([4])]
+    tensors[1 - frozen].stop_gradient = False
+    rms_norm(*tensors, EPSILON).sum().backward()
+    assert tensors[frozen].grad is None
+    assert tensors[1 - frozen].grad is not None
+
+
 def test_rms_norm_keeps_a_low_precision_dtype_and_computes_in_float32():
     x = paddle.to_tensor(np.random.normal(0, 300, [4, 64]).astype("float32")).astype("float16")  # squares overflow
     weight = paddle.ones([64], "float16")
