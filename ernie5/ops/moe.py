@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
+
+# Decoding so few (token, choice) slots, gathered matrices are twice as fast as a loop over the experts; at 32 as fast.
+GATHERED_SLOTS = 16
 
 
 @dataclass(frozen=True, eq=False)  # not a tuple: a PyLayer would take its tensors as inputs that want gradients
@@ -83,10 +87,32 @@ def expert_ffn(
     The weight is applied between the two products, where rows are narrowest; the second product is linear in it.
     """
     counts = tokens_per_expert.tolist()
+    if rows.shape[0] <= GATHERED_SLOTS and not paddle.is_grad_enabled():
+        return _gathered_ffn(rows, row_weights, counts, gate_up_proj, down_proj)
     busy = [expert for expert, count in enumerate(counts) if count]
-    gate_up, down = paddle.unbind(gate_up_proj, 0), paddle.unbind(down_proj, 0)
-    parts = paddle.split(rows, [counts[expert] for expert in busy], axis=0)
-    inner = paddle.concat([paddle.matmul(part, gate_up[e]) for e, part in zip(busy, parts, strict=True)], axis=0)
+    counts = [counts[expert] for expert in busy]
+    inner = _grouped_product(rows, _matrices(gate_up_proj, busy), counts)
     inner = F.swiglu(inner) * row_weights.unsqueeze(-1).astype(inner.dtype)
-    parts = paddle.split(inner, [counts[expert] for expert in busy], axis=0)
-    return paddle.concat([paddle.matmul(part, down[e]) for e, part in zip(busy, parts, strict=True)], axis=0)
+    return _grouped_product(inner, _matrices(down_proj, busy), counts)
+
+
+def _gathered_ffn(rows, row_weights, counts: list[int], gate_up_proj, down_proj) -> paddle.Tensor:
+    """expert_ffn with a copy of its expert's matrices for each row: a fixed number of operators, however many experts."""
+    experts = paddle.to_tensor(np.repeat(np.arange(len(counts)), counts))
+    inner = paddle.bmm(rows.unsqueeze(1), paddle.gather(gate_up_proj, experts))  # [slots, 1, 2 * ffn]
+    inner = F.swiglu(inner) * row_weights.reshape([-1, 1, 1]).astype(inner.dtype)
+    return paddle.bmm(inner, paddle.gather(down_proj, experts)).squeeze(1)
+
+
+def _matrices(weights: paddle.Tensor, experts: list[int]) -> list[paddle.Tensor]:
+    """The experts' matrices: of a whole unbind where gradients are wanted, since each index would have one of full size."""
+    if paddle.is_grad_enabled():
+        every = paddle.unbind(weights, 0)
+        return [every[expert] for expert in experts]
+    return [weights[expert] for expert in experts]  # unbind copies all of them: three quarters of a decoding step
+
+
+def _grouped_product(rows: paddle.Tensor, matrices: list[paddle.Tensor], counts: list[int]) -> paddle.Tensor:
+    """Each run of rows, counts[i] long, times matrices[i]."""
+    parts = paddle.split(rows, counts, axis=0)
+    return paddle.concat([paddle.matmul(part, matrix) for part, matrix in zip(parts, matrices, strict=True)], axis=0)
