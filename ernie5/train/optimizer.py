@@ -7,6 +7,7 @@ import paddle
 from paddle import nn
 
 from ernie5.config.schema import OptimizerConfig
+from ernie5.layers.router import Router
 
 DECAYED_NDIM = 2  # matrices, embeddings and stacked experts are decayed; norm weights and biases are not
 
@@ -14,6 +15,9 @@ DECAYED_NDIM = 2  # matrices, embeddings and stacked experts are decayed; norm w
 def build_optimizer(model: nn.Layer, config: OptimizerConfig) -> paddle.optimizer.AdamW:
     """The learning rate is set before every step. Parameters in a half type get float32 master weights."""
     parameters = list(model.parameters())
+    for layer in model.sublayers():
+        if isinstance(layer, Router):
+            layer.weight.optimize_attr["learning_rate"] = config.router_lr_scale
     decayed = {parameter.name for parameter in parameters if parameter.ndim >= DECAYED_NDIM}
     return paddle.optimizer.AdamW(
         learning_rate=0.0,

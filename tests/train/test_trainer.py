@@ -123,12 +123,12 @@ def test_nan_stops_with_its_cause_and_the_weights_before_it(tmp_path, monkeypatc
 
     monkeypatch.setattr(Trainer, "_accumulate_gradients", poisoned)
     with pytest.raises(Fault, match=r"step 4: .*decoder\.layers\.1\.self_attn\.q_proj\.weight is not finite"):
-        train(tmp_path)
+        train(tmp_path / "run")
     monkeypatch.undo()
-    assert CheckpointStore(tmp_path / "checkpoints").open("auto").step == 4
-    train(tmp_path, resume="auto")
-    train(tmp_path.with_name("whole"))
-    assert losses(tmp_path) == losses(tmp_path.with_name("whole"))
+    assert CheckpointStore(tmp_path / "run" / "checkpoints").open("auto").step == 4
+    train(tmp_path / "run", resume="auto")
+    train(tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
