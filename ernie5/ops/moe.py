@@ -97,7 +97,7 @@ def expert_ffn(
 
 
 def _gathered_ffn(rows, row_weights, counts: list[int], gate_up_proj, down_proj) -> paddle.Tensor:
-    """expert_ffn with a copy of its expert's matrices for each row: a fixed number of operators, however many experts."""
+    """expert_ffn with a copy of its expert's matrices for each row: as few operators for many experts as for one."""
     experts = paddle.to_tensor(np.repeat(np.arange(len(counts)), counts))
     inner = paddle.bmm(rows.unsqueeze(1), paddle.gather(gate_up_proj, experts))  # [slots, 1, 2 * ffn]
     inner = F.swiglu(inner) * row_weights.reshape([-1, 1, 1]).astype(inner.dtype)
@@ -105,7 +105,7 @@ def _gathered_ffn(rows, row_weights, counts: list[int], gate_up_proj, down_proj)
 
 
 def _matrices(weights: paddle.Tensor, experts: list[int]) -> list[paddle.Tensor]:
-    """The experts' matrices: of a whole unbind where gradients are wanted, since each index would have one of full size."""
+    """The experts' matrices; unbound at once where gradients are wanted, since that of an index is of full size."""
     if paddle.is_grad_enabled():
         every = paddle.unbind(weights, 0)
         return [every[expert] for expert in experts]

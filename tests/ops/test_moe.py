@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ernie5.ops.moe import expert_ffn, moe_permute, moe_unpermute, sort_by_expert
+from ernie5.ops.moe import GATHERED_SLOTS, expert_ffn, moe_permute, moe_unpermute, sort_by_expert
 from tests.finite_differences import numeric_gradient
 from tests.tolerances import tolerance
 
@@ -111,6 +111,14 @@ def run_experts(arrays, counts, stop_gradient=True):
     tensors = [paddle.to_tensor(array.astype(np.float32), stop_gradient=stop_gradient) for array in arrays]
     rows, weights, gate_up, down = tensors
     return expert_ffn(rows, weights, paddle.to_tensor(counts), gate_up, down), tensors
+
+
+@pytest.mark.parametrize("counts", [[1, 0, 2], [9, 0, GATHERED_SLOTS, 1]], ids=["gathered", "one by one"])
+def test_experts_without_gradients_equal_a_loop_over_rows(counts):
+    arrays = expert_inputs(counts)
+    with paddle.no_grad():
+        output, _ = run_experts(arrays, counts)
+    np.testing.assert_allclose(output.numpy(), expert_loop(*arrays, counts), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("counts", [[3, 2, 4], [0, 5, 0, 1], [6, 0], [1], [0, 0, 9]], ids=str)

@@ -1,10 +1,13 @@
 """Process settings, each tried in a process of its own because they cannot be taken back."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from ernie5.ops.runtime import choose_gemm_kernels
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
@@ -61,3 +64,33 @@ configure(OpsConfig(keep_heap=False))
 print(paddle.get_flags('FLAGS_use_stride_kernel'))
 """
     assert "False" in in_a_process(program)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "chosen"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : fpu avx avx2 fma", "5"),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx", None),
+        ("vendor_id : GenuineIntel\nflags : fpu avx avx2 fma avx512f", None),
+    ],
+    ids=["AMD with AVX2", "AMD without", "Intel"],
+)
+def test_gemm_kernels_are_chosen_only_where_mkl_would_not(cpuinfo, chosen, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "0")  # so that it is put back
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
+    choose_gemm_kernels(tmp_path / "cpuinfo")
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == chosen
+
+
+def test_gemm_kernels_that_the_user_chose_stay(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("vendor_id : AuthenticAMD\nflags : avx2 fma")
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
+    choose_gemm_kernels(tmp_path / "cpuinfo")
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
+
+
+def test_a_machine_without_cpuinfo_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "0")
+    choose_gemm_kernels(tmp_path / "missing")
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "0"
