@@ -12,19 +12,21 @@ from ernie5.train.run import run
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "run" / "tiny.yaml"
+SHORT = ("data.validation_fraction=0.02",)  # one document, so that the last evaluation is short
 
 
 def train(output_dir: Path, *overrides: str, resume: str = "") -> list[dict]:
     """Runs the tiny run file in this process; its metrics records."""
-    config = load_config(TINY, [f"train.output_dir={output_dir}", *overrides])
+    config = load_config(TINY, [*SHORT, f"train.output_dir={output_dir}", *overrides])
     run(config, resume, complete)
     return records(output_dir)
 
 
 def start_tool(output_dir: Path, *arguments: str) -> subprocess.Popen:
     """tools/train.py on the tiny run file, in a process of its own."""
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(TINY), "-o", f"train.output_dir={output_dir}"]
-    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    options = overrides([*SHORT, f"train.output_dir={output_dir}"])
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(TINY), *options, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def records(run_dir: Path, kind: str | None = None) -> list[dict]:

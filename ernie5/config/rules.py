@@ -281,6 +281,13 @@ def dense_models_draw_depth_alone(elastic: ElasticConfig, config: Config) -> str
 # Named members, against the model.
 
 
+def check_member(member: MemberConfig, model: ModelConfig) -> None:
+    """Raises UserError for a member that the model does not have."""
+    for message in (rule(member, model) for rule in MEMBER_RULES):
+        if message:
+            raise UserError(f"the sub-network {message}")
+
+
 def member_fits_the_model(member: MemberConfig, model: ModelConfig) -> str | None:
     """Each size is 0, for the full model's, or between 1 and the full model's."""
     limits = {

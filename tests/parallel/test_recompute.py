@@ -15,7 +15,12 @@ def test_blocks_are_run_again_in_the_backward_pass(tmp_path, monkeypatch):
     calls = []
     forward = Block.forward
     monkeypatch.setattr(Block, "forward", lambda self, *a: calls.append(self) or forward(self, *a))
-    options = ["train.max_steps=1", "train.recompute=full", "stages.0.micro_batch_rows=4", "generation.max_new_tokens=1"]
+    options = [
+        "train.max_steps=1",
+        "train.recompute=full",
+        "stages.0.micro_batch_rows=4",
+        "generation.max_new_tokens=1",
+    ]
     train(tmp_path, *options)
     blocks = len(set(map(id, calls)))
     trained = [call for call in calls[: 2 * blocks]]

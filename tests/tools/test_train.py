@@ -5,9 +5,7 @@ import resource
 import subprocess
 import sys
 
-import pytest
-
-from tests.runs import ROOT, TINY, losses, overrides, train
+from tests.runs import ROOT, SHORT, TINY, losses, overrides, train
 
 LIMIT_BYTES = 300_000  # of a file: less than the tiny model's weights
 
@@ -15,7 +13,7 @@ LIMIT_BYTES = 300_000  # of a file: less than the tiny model's weights
 def tool(run_dir, *arguments, config=TINY, limit_file_size=False) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(config), *arguments]
     limit = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, LIMIT_BYTES))) if limit_file_size else None
-    options = overrides([f"train.output_dir={run_dir}"])
+    options = overrides([*SHORT, f"train.output_dir={run_dir}"])
     return subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT, preexec_fn=limit)
 
 

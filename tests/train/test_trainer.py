@@ -9,10 +9,10 @@ from ernie5.errors import Fault, UserError
 from ernie5.model.folder import from_pretrained
 from ernie5.train.checkpoint import CheckpointStore
 from ernie5.train.trainer import Trainer
-from tests.runs import TINY, losses, records, train
+from tests.runs import SHORT, TINY, losses, records, train
 
 TWO_STAGES = (
-    "stages=[{name: short, max_seq_len: 64, num_tokens: 1280, batch_tokens: 256, micro_batch_rows: 2, lr_schedule: wsd},"
+    "stages=[{name: short, max_seq_len: 64, num_tokens: 1280, batch_tokens: 256, micro_batch_rows: 2},"
     " {name: long, max_seq_len: 128, num_tokens: 1536, batch_tokens: 512, batch_start_tokens: 256,"
     " batch_ramp_tokens: 512, lr_schedule: cosine, mtp_loss_weight: 0.1, expert_bias_speed: 1e-4}]"
 )
@@ -32,7 +32,8 @@ def test_loss_falls_and_the_run_folder_is_complete(tmp_path):
     train(tmp_path)
     steps = records(tmp_path, "train")
     assert [record["step"] for record in steps] == list(range(1, 21))
-    assert steps[-1]["loss_text"] < steps[0]["loss_text"] - 0.3
+    texts = [record["loss_text"] for record in steps]
+    assert np.mean(texts[-5:]) < np.mean(texts[:5]) - 0.3
     final = records(tmp_path, "eval")[-1]
     assert final["complete"] and final["step"] == 20
     for name in ("config.yaml", "report.html", "checkpoints", "model", "tokenizer", "samples/step_00000020.txt"):
@@ -41,9 +42,8 @@ def test_loss_falls_and_the_run_folder_is_complete(tmp_path):
 
 def test_the_stored_configuration_loads_back_equal(tmp_path):
     train(tmp_path, "train.max_steps=1")
-    assert load_config(tmp_path / "config.yaml") == load_config(
-        TINY, [f"train.output_dir={tmp_path}", "train.max_steps=1"]
-    )
+    options = [*SHORT, f"train.output_dir={tmp_path}", "train.max_steps=1"]
+    assert load_config(tmp_path / "config.yaml") == load_config(TINY, options)
 
 
 def test_the_model_folder_holds_the_last_weights(tmp_path):
@@ -89,7 +89,7 @@ def test_stages_follow_each_other_with_their_own_length_batch_and_schedule(tmp_p
     from ernie5.inference.complete import complete
     from ernie5.train.run import run
 
-    config = load_config(two_stage_file(tmp_path), [f"train.output_dir={tmp_path / 'run'}"])
+    config = load_config(two_stage_file(tmp_path), [*SHORT, f"train.output_dir={tmp_path / 'run'}"])
     run(config, "", complete)
     steps = records(tmp_path / "run", "train")
     assert [r["stage"] for r in steps].count("short") == 5
@@ -105,9 +105,9 @@ def test_resume_crosses_a_stage_border(tmp_path):
     from ernie5.train.run import run
 
     path = two_stage_file(tmp_path)
-    run(load_config(path, [f"train.output_dir={tmp_path / 'whole'}"]), "", complete)
-    run(load_config(path, [f"train.output_dir={tmp_path / 'cut'}", "train.max_steps=5"]), "", complete)
-    run(load_config(path, [f"train.output_dir={tmp_path / 'cut'}"]), "auto", complete)
+    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'whole'}"]), "", complete)
+    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'cut'}", "train.max_steps=5"]), "", complete)
+    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'cut'}"]), "auto", complete)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
@@ -148,7 +148,7 @@ def test_members_of_the_family_are_evaluated(tmp_path):
     from ernie5.inference.complete import complete
     from ernie5.train.run import run
 
-    run(load_config(config, [f"train.output_dir={tmp_path / 'run'}", "train.max_steps=2"]), "", complete)
+    run(load_config(config, [*SHORT, f"train.output_dir={tmp_path / 'run'}", "train.max_steps=2"]), "", complete)
     final = records(tmp_path / "run", "eval")[-1]
     scores = [final["bits_per_byte"], *(member["bits_per_byte"] for member in final["members"].values())]
     assert list(final["members"]) == ["shallow", "narrow", "sparse"] and len(set(scores)) == 4
