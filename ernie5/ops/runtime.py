@@ -41,7 +41,7 @@ def configure(config: OpsConfig) -> None:
 def choose_gemm_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """Lets the MKL that Paddle's CPU build ships (2019) use AVX2 on processors that are not Intel's, as it does there.
 
-    By itself it runs its SSE kernels on them: 37 GFLOP/s instead of 104 on one core of an AMD EPYC, a training step 1.9
+    By itself it runs its SSE kernels on them: 37 GFLOP/s instead of 104 on one core of an AMD EPYC, a training step 2.1
     times as long. MKL reads the variable at its first call. A value that the user has set stays.
     """
     try:
