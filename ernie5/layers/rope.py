@@ -44,7 +44,7 @@ def rotate(states: paddle.Tensor, by: Rotation) -> paddle.Tensor:
 
 
 class _Rotate(PyLayer):
-    """The gradient of a turn is the turn back. By hand it takes a third of autograd's time, 5 % of a training step."""
+    """The gradient of a turn is the turn back. By hand it takes a third of autograd's time."""
 
     @staticmethod
     def forward(ctx, states, cos, sin):

@@ -100,7 +100,7 @@ def _attend(rows, key, value, tile: Tile, group: int) -> paddle.Tensor:
 def _spread(bias, kv_heads: int, group: int) -> paddle.Tensor:
     """The bias in a shape that is added fast: all dims of the scores, or the last two where the batch shares it.
 
-    Broadcasting over any other dims takes Paddle's CPU kernel ten times as long (15 % of a training step in all).
+    Broadcasting over any other dims takes Paddle's CPU kernel ten times as long.
     """
     bias_batch, _, queries, keys = bias.shape
     if bias_batch == 1:

@@ -109,7 +109,7 @@ def _matrices(weights: paddle.Tensor, experts: list[int]) -> list[paddle.Tensor]
     if paddle.is_grad_enabled():
         every = paddle.unbind(weights, 0)
         return [every[expert] for expert in experts]
-    return [weights[expert] for expert in experts]  # unbind copies all of them: three quarters of a decoding step
+    return [weights[expert] for expert in experts]  # unbind copies all of them: a third to a half of a decoding step
 
 
 def _grouped_product(rows: paddle.Tensor, matrices: list[paddle.Tensor], counts: list[int]) -> paddle.Tensor:
