@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("path", nargs="?", help="file, folder, glob or `pydoc`")
     parser.add_argument("-c", "--config", help="run file whose data is checked instead")
     parser.add_argument(
-        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="change a setting of it"
+        "-o", "--opt", action="append", default=[], metavar="KEY=VALUE", help="change a setting of it"
     )
     parser.add_argument("--format", choices=("auto", "jsonl", "text", "pydoc"), default="auto", help="of the path")
     parser.add_argument("--separator", choices=("file", "blank_line", "line"), default="file", help="of plain text")
@@ -69,7 +69,7 @@ def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], bool]
         return [SourceConfig(name=path, path=path, format=arguments.format, document_separator=separator)], False
     from ernie5.config.load import load_config
 
-    data = load_config(arguments.config, arguments.override).data
+    data = load_config(arguments.config, arguments.opt).data
     return [*data.train, *data.validation], data.bad_line == "skip"
 
 

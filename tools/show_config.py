@@ -29,7 +29,7 @@ BARE_MODEL_SEQ_LEN = 8192  # of the FLOPs line when there is no stage to take it
 
 def main() -> None:
     args = parse_args()
-    config = load_config_or_model(args.config, args.override)
+    config = load_config_or_model(args.config, args.opt)
     model = config.model if isinstance(config, Config) else config
     seq_len = config.stages[0].max_seq_len if isinstance(config, Config) else BARE_MODEL_SEQ_LEN
     text = "\n".join([dump(config), *table(model, count_parameters(model), seq_len)])
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "-o",
-        "--override",
+        "--opt",
         action="append",
         default=[],
         metavar="KEY=VALUE",
