@@ -10,6 +10,8 @@ VENV_PADDLENLP := .venv-paddlenlp
 METADATA := setup.py pyproject.toml
 PIP_INSTALL := -m pip --disable-pip-version-check --no-input install -qq
 ARGS ?=
+# A second `make train` goes on with the run that is there.
+GO_ON = $(if $(ARGS),,$(if $(wildcard runs/pydoc/checkpoints/step_*),--resume auto))
 
 # Python 3.11 first: the version that the constraints were tested with.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.10; do \
@@ -23,7 +25,7 @@ setup: $(VENV)/.dev ## make .venv with everything that training and the tests ne
 
 train: $(VENV)/.train ## set up, then train the demo on real text (about ten minutes on two cores)
 	@echo "[3/3] training: configs/run/pydoc.yaml $(ARGS)"
-	@$(VENV)/bin/python tools/train.py -c configs/run/pydoc.yaml $(ARGS)
+	@$(VENV)/bin/python tools/train.py -c configs/run/pydoc.yaml $(ARGS) $(GO_ON)
 
 test: $(VENV)/.dev ## set up, then run the tests, the slow ones left out
 	@echo "[3/3] running the tests"

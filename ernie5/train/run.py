@@ -94,6 +94,7 @@ def run(config: Config, resume: str, complete: Completer) -> bool:
         )
         trainer = Trainer(config, model, optimizer, loader, services)
         if checkpoint is None:
+            metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
             metrics.write({"kind": "run", **_describe(config, tokenizer, precision)})
         else:
             _restore(trainer, checkpoint, metrics)
