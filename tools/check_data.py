@@ -34,9 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("path", nargs="?", help="file, folder, glob or `pydoc`")
     parser.add_argument("-c", "--config", help="run file whose data is checked instead")
-    parser.add_argument(
-        "-o", "--opt", action="append", default=[], metavar="KEY=VALUE", help="change a setting of it"
-    )
+    parser.add_argument("-o", "--opt", action="append", default=[], metavar="KEY=VALUE", help="change a setting of it")
     parser.add_argument("--format", choices=("auto", "jsonl", "text", "pydoc"), default="auto", help="of the path")
     parser.add_argument("--separator", choices=("file", "blank_line", "line"), default="file", help="of plain text")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="count tokens with this saved tokenizer")

@@ -14,11 +14,11 @@ from ernie5.model.subnet import Subnet
 
 
 class LoadMetrics(NamedTuple):
-    """Of one step, in the order of the layers that route."""
+    """In the order of the layers that route. None where a layer did not run."""
 
     load: list[list[int]]  # tokens sent to each expert
-    max_over_mean: list[float]  # 1: even; the number of experts over top-k: all to the same
-    entropy: list[float]  # of the load over log(experts): 1: even (report §6.4.1)
+    max_over_mean: list[float | None]  # 1: even; the number of experts over top-k: all to the same
+    entropy: list[float | None]  # of the load over log(experts): 1: even (report §6.4.1)
 
 
 class ExpertBalance:
@@ -27,7 +27,8 @@ class ExpertBalance:
     def __init__(self, model: Ernie5ForCausalLM):
         blocks = model.blocks().items()
         self.routers: dict[int, Router] = {layer_id: block.mlp.gate for layer_id, block in blocks if block.routes}
-        self.loads: dict[int, np.ndarray] = {}
+        self.loads: dict[int, np.ndarray] = {}  # of the running step
+        self.window: dict[int, np.ndarray] = {}  # of the steps since `take_window`
 
     def collect(self, tokens_per_expert: dict[int, paddle.Tensor]) -> None:
         """Adds the load of one micro-batch."""
@@ -44,10 +45,23 @@ class ExpertBalance:
             router.expert_bias.set_value(
                 router.expert_bias.numpy() + np.float32(speed) * np.sign(error, dtype=np.float32)
             )
+            self.window[layer_id] = self.window.get(layer_id, 0) + load
             metrics.load.append(load.tolist())
             metrics.max_over_mean.append(float(load.max() / load[keep].mean()))
             metrics.entropy.append(normalized_entropy(load[keep]))
         self.loads = {}
+        return metrics
+
+    def take_window(self) -> LoadMetrics:
+        """The load over the steps since the last call: one batch, of a few texts, is too small a sample to judge by."""
+        metrics = LoadMetrics([], [], [])
+        for layer_id, router in sorted(self.routers.items()):
+            load = self.window.get(layer_id)
+            ran = load is not None
+            metrics.load.append(load.tolist() if ran else [0] * router.weight.shape[1])
+            metrics.max_over_mean.append(float(load.max() / load.mean()) if ran else None)
+            metrics.entropy.append(normalized_entropy(load) if ran else None)
+        self.window = {}
         return metrics
 
 

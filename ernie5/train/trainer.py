@@ -18,7 +18,7 @@ from ernie5.modality.batch import make_batch
 from ernie5.modality.unified import UnifiedSequence
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
-from ernie5.train.balance import ExpertBalance, LoadMetrics
+from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate_members
 from ernie5.train.metrics import MetricsLog
 from ernie5.train.optimizer import clip_grad_norm, first_not_finite
@@ -65,7 +65,6 @@ class StepReport:
     batch_tokens: int
     seconds: float
     subnet: Subnet
-    balance: LoadMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +158,7 @@ class Trainer:
         self.optimizer.set_lr(lr)
         self.optimizer.step()
         self.optimizer.clear_grad(set_to_zero=False)
-        balance = self.balance.update(subnet, stage.expert_bias_speed)
+        self.balance.update(subnet, stage.expert_bias_speed)
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
         self.state = self.state.advance(tokens, seconds)
         self.loader_state = self.loader.state_dict()
@@ -172,7 +171,6 @@ class Trainer:
             batch_tokens=tokens,
             seconds=seconds,
             subnet=subnet,
-            balance=balance,
         )
 
     def _accumulate_gradients(self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet):
@@ -269,6 +267,7 @@ class Trainer:
         if not interval or (step % interval and step != 1):
             return
         eval_steps = self.config.train.eval_steps
+        balance = self.balance.take_window()
         self._write(
             "train",
             tokens=self.state.tokens,
@@ -281,14 +280,14 @@ class Trainer:
             grad_norm=report.grad_norm,
             tokens_per_s=report.batch_tokens / report.seconds,
             batch_tokens=report.batch_tokens,
-            max_over_mean=report.balance.max_over_mean,
-            entropy=report.balance.entropy,
+            max_over_mean=balance.max_over_mean,
+            entropy=balance.entropy,
             subnet={
                 "layers": len(report.subnet.layer_ids),
                 "experts": int(report.subnet.experts_kept().sum(-1).max()),
                 "top_k": report.subnet.top_k,
             },
-            **({"load": report.balance.load} if step == 1 or (eval_steps and step % eval_steps == 0) else {}),
+            **({"load": balance.load} if step == 1 or (eval_steps and step % eval_steps == 0) else {}),
         )
 
 

@@ -82,6 +82,17 @@ def test_max_over_mean_and_entropy_follow_their_formulas(model):
     assert metrics.entropy == pytest.approx([-sum(p * math.log(p) for p in share) / math.log(8), 1.0, 0.0])
 
 
+def test_the_window_sums_steps_until_it_is_taken(model):
+    balance, subnet = ExpertBalance(model), full_subnet(model.config)
+    for loads in ({1: LOAD}, {1: [0, 8, 0, 0, 0, 0, 0, 0], 2: [5] * 8}):
+        balance.collect({layer_id: paddle.to_tensor(load) for layer_id, load in loads.items()})
+        balance.update(subnet, 0.1)
+    window = balance.take_window()
+    assert window.load == [[10, 8, 4, 4, 2, 4, 7, 1], [5] * 8, [0] * 8]
+    assert window.max_over_mean == [2.0, 1.0, None] and window.entropy[1:] == [1.0, None]
+    assert balance.take_window().max_over_mean == [None] * 3
+
+
 def test_entropy_of_a_single_expert_is_one():
     assert normalized_entropy(np.array([7])) == 1.0
 
