@@ -375,7 +375,11 @@ def optimizer_settings_are_in_range(config: Config) -> str | None:
     optimizer = config.optimizer
     betas = {"beta1": optimizer.beta1, "beta2": optimizer.beta2}
     beta = _outside(betas, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
-    others = _negative(weight_decay=optimizer.weight_decay, clip_norm=optimizer.clip_norm)
+    others = _negative(
+        weight_decay=optimizer.weight_decay,
+        clip_norm=optimizer.clip_norm,
+        router_lr_scale=optimizer.router_lr_scale,
+    )
     return _prefixed("optimizer", [beta, others, _not_positive(epsilon=optimizer.epsilon)])
 
 

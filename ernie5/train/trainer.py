@@ -17,9 +17,9 @@ from ernie5.errors import Fault
 from ernie5.modality.batch import make_batch
 from ernie5.modality.unified import UnifiedSequence
 from ernie5.model.ernie5 import Ernie5ForCausalLM
-from ernie5.model.subnet import Subnet
+from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.train.balance import ExpertBalance
-from ernie5.train.evaluate import Score, ValidationSet, evaluate_members
+from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.metrics import MetricsLog
 from ernie5.train.optimizer import clip_grad_norm, first_not_finite
 from ernie5.train.schedule import batch_rows, learning_rate, steps_left
@@ -36,7 +36,6 @@ class TrainState:
     stage_id: int = 0
     stage_step: int = 0
     stage_tokens: int = 0
-    best_bits_per_byte: float | None = None
     seconds: float = 0.0  # spent in steps so far, over all resumes
 
     def advance(self, tokens: int, seconds: float) -> "TrainState":
@@ -173,7 +172,9 @@ class Trainer:
             subnet=subnet,
         )
 
-    def _accumulate_gradients(self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet):
+    def _accumulate_gradients(
+        self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet
+    ) -> tuple[float, float | None]:
         """Gradients of the mean over the whole batch, however it is cut; (text, mtp) losses in nats a token."""
         batches = [make_batch(part) for part in rows.split(stage.micro_batch_rows)]
         text_weight = sum(float(batch.loss_weight.sum()) for batch in batches)
@@ -223,16 +224,15 @@ class Trainer:
             self._write("event", text=f"stopped by {name}")
             return
         stage = self.config.stages[min(self.state.stage_id, len(self.config.stages) - 1)]
-        score = self._evaluate(stage, complete=True)
+        quick = self.services.validation(stage.max_seq_len, False)  # what earlier checkpoints were scored on
+        score = evaluate(self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows)
+        self._evaluate(stage, complete=True)
         self._sample()
         self._save(score.bits_per_byte)
 
     def _evaluate(self, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
         validation = self.services.validation(stage.max_seq_len, complete)
         full, members = evaluate_members(self.model, validation, self.config.members, stage.micro_batch_rows)
-        best = self.state.best_bits_per_byte
-        if best is None or full.bits_per_byte < best:
-            self.state = replace(self.state, best_bits_per_byte=full.bits_per_byte)
         self._write(
             "eval",
             tokens=self.state.tokens,
@@ -258,9 +258,9 @@ class Trainer:
         self.saved_step = self.state.step
 
     def _show(self, bar: tqdm, report: StepReport) -> None:
-        bar.update(1)
         speed = report.batch_tokens / report.seconds
         bar.set_postfix_str(f"loss {report.loss_text:.3f}, {speed:,.0f} tokens/s, lr {report.lr:.1e}", refresh=False)
+        bar.update(1)
 
     def _log(self, stage: StageConfig, report: StepReport) -> None:
         interval, step = self.config.train.log_steps, self.state.step

@@ -109,7 +109,9 @@ def test_unknown_key_names_path_and_nearest(tmp_path: Path):
 
 
 def test_unknown_key_without_a_neighbour_lists_what_is_known(run: Path):
-    assert refusal(run, "optimizer.zzz=1").endswith("known here are beta1, beta2, epsilon, weight_decay, clip_norm")
+    assert refusal(run, "optimizer.zzz=1").endswith(
+        "known here are beta1, beta2, epsilon, weight_decay, clip_norm, router_lr_scale"
+    )
 
 
 def test_missing_settings_are_all_named(tmp_path: Path):
