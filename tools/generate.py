@@ -7,6 +7,7 @@ The folder is `model/` of a run, or any other that holds config.json, the weight
 """
 
 import argparse
+import math
 import sys
 
 from ernie5.errors import UserError, exit_cleanly
@@ -26,8 +27,10 @@ def main() -> None:
     parser.add_argument("--num-layers", type=int, default=0, help="elastic depth: layers to run; 0: all")
     parser.add_argument("--top-k-experts", type=int, default=0, help="elastic sparsity: experts a token; 0: as trained")
     arguments = parser.parse_args()
-    if arguments.max_new_tokens < 1 or arguments.temperature < 0 or not 0 < arguments.top_p <= 1:
-        raise UserError("--max-new-tokens must be 1 or more, --temperature 0 or more, --top-p above 0 and at most 1")
+    if arguments.max_new_tokens < 1 or min(arguments.top_k, arguments.seed) < 0:
+        raise UserError("--max-new-tokens must be 1 or more, --top-k and --seed 0 or more")
+    if not 0 <= arguments.temperature < math.inf or not 0 < arguments.top_p <= 1:
+        raise UserError("--temperature must be a number from 0 on, --top-p above 0 and at most 1")
     from ernie5.config.schema import GenerationConfig, MemberConfig, OpsConfig
     from ernie5.ops import runtime
 

@@ -18,6 +18,8 @@ def complete(
     subnet: Subnet | None = None,
 ) -> list[str]:
     """What the model writes behind each prompt, which it takes as the beginning of a document."""
+    if not prompts:
+        return []
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
     streams = [tokenizer.stream() for _ in prompts]
     texts = ["" for _ in prompts]

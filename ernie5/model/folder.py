@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,9 @@ def save_pretrained(model: Ernie5ForCausalLM, folder: Path | str, tokenizer_dir:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({to_folder_name(name): tensor for name, tensor in model.state_dict().items()}, folder)
-    about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": "float32"}
-    token_ids = {}
-    if tokenizer_dir is not None:
-        for path in sorted(tokenizer_dir.iterdir()):
-            shutil.copyfile(path, folder / path.name)
-        token_ids = _token_ids(tokenizer_dir)
+    dtype = str(model.text.embed_tokens.weight.dtype).removeprefix("paddle.")
+    about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": dtype}
+    token_ids = _copy_tokenizer(tokenizer_dir, folder) if tokenizer_dir is not None else {}
     _write_json(folder / "config.json", about | token_ids | flat_config(model.config))
     _write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
     return folder
@@ -49,8 +45,10 @@ def read_config(folder: Path | str) -> ModelConfig:
     path = Path(folder) / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; name a folder that save_pretrained wrote") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); name a folder that save_pretrained wrote"
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error}); save or copy the folder again") from None
     if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
@@ -76,10 +74,12 @@ def nested_config(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _token_ids(tokenizer_dir: Path) -> dict[str, int]:
+def _copy_tokenizer(source: Path, folder: Path) -> dict[str, int]:
+    """Writes the tokenizer's own files, whatever else its folder holds; returns its ids for config.json."""
     from ernie5.tokenizers.text import TextTokenizer
 
-    tokenizer = TextTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer = TextTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(folder)
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
 

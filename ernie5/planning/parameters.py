@@ -84,7 +84,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
         shared_experts=num_moe * moe.num_shared_experts * expert,
         dense_mlp=num_dense * _swiglu(hidden, model.intermediate_size),
         norms=(2 * layers + 1) * hidden,
-        mtp=model.num_nextn_predict_layers * _prediction_block(model, last_is_dense=num_moe == 0),
+        mtp=model.num_nextn_predict_layers * _prediction_block(model, last_is_dense=model.moe.num_experts == 0),
         unchosen_experts=num_moe * (moe.num_experts - moe.num_experts_per_tok) * expert,
         vocab_rows_unused=0 if model.tie_word_embeddings else (model.vocab_size - 1) * hidden,
     )

@@ -8,7 +8,7 @@ import paddle
 
 
 def get_rng_states() -> dict[str, Any]:
-    """States of Paddle's generators (CPU and devices), NumPy's global one and Python's; JSON-able."""
+    """States of Paddle's generators (of the current device), NumPy's global one and Python's; JSON-able."""
     bits, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     return {

@@ -1,9 +1,10 @@
 """One run from its configuration: builds what it names, trains, and leaves a run folder."""
 
+import fcntl
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -31,7 +32,7 @@ from ernie5.planning.parameters import count_parameters
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
-from ernie5.train.metrics import MetricsLog
+from ernie5.train.metrics import MetricsLog, read_metrics
 from ernie5.train.optimizer import build_optimizer
 from ernie5.train.optimizer_state import export_optimizer, import_optimizer
 from ernie5.train.precision import cast_parameters, set_device
@@ -51,13 +52,19 @@ def run(config: Config, resume: str, complete: Completer) -> bool:
     Raises UserError before anything is built or overwritten where that can be known, Fault for what breaks on the way.
     """
     run_dir = Path(config.train.output_dir)
+    with _claim(run_dir):
+        return _run(config, run_dir, resume, complete)
+
+
+def _run(config: Config, run_dir: Path, resume: str, complete: Completer) -> bool:
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
     tokenizer, tokenizer_dir = _tokenizer(config, train, run_dir, checkpoint)
     model = build_model(config, precision)
     optimizer = build_optimizer(model, config.optimizer)
-    _write_text(run_dir / "config.yaml", dump(config))
+    validation_set = _Validation(validation, tokenizer, config)
+    validation_set(config.stages[0].max_seq_len, False)  # what is wrong with it shows now, not after hours
     loader = Loader(
         train,
         tokenizer,
@@ -89,23 +96,57 @@ def run(config: Config, resume: str, complete: Completer) -> bool:
             _write_text(run_dir / "samples" / f"step_{step:08d}.txt", lines + "\n")
             return shown
 
-        services = Services(
-            metrics=metrics, save=save, show_samples=show_samples, validation=_Validation(validation, tokenizer, config)
-        )
+        services = Services(metrics=metrics, save=save, show_samples=show_samples, validation=validation_set)
         trainer = Trainer(config, model, optimizer, loader, services)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
-            metrics.write({"kind": "run", **_describe(config, tokenizer, precision)})
         else:
-            _restore(trainer, checkpoint, metrics)
+            _restore(trainer, checkpoint)
+            metrics.truncate_after(checkpoint.step)
+        _write_text(run_dir / "config.yaml", dump(config))
+        if not any(record["kind"] == "run" for record in read_metrics(metrics.path)):
+            metrics.write({"kind": "run", **_describe(config, tokenizer, precision)})
+        if checkpoint is not None:
+            metrics.write({"kind": "event", "step": checkpoint.step, "text": f"resumed from {checkpoint.path.name}"})
+            logger.info("resumed from %s", checkpoint.path)
         try:
             finished = trainer.fit()
-        finally:
-            logger.info("report: %s", write_report(run_dir))
+        except BaseException:
+            _report(run_dir)
+            raise
+        _report(run_dir)
     save_pretrained(model, run_dir / "model", tokenizer_dir)
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
+
+
+@contextmanager
+def _claim(run_dir: Path) -> Iterator[None]:
+    """Makes the run folder and holds it: two processes in one would delete each other's checkpoints."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(run_dir / ".lock", "w")
+    except OSError as error:
+        raise UserError(
+            f"{run_dir}: cannot be written to ({error.strerror}); give train.output_dir another folder"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run_dir}: another process trains in this folder; wait for it, or give train.output_dir another one"
+            ) from None
+        yield
+
+
+def _report(run_dir: Path) -> None:
+    """The report is a service: what is wrong with it must not hide what ended the run."""
+    try:
+        logger.info("report: %s", write_report(run_dir))
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("no report: %s", error)
 
 
 def build_model(config: Config, precision: str) -> Ernie5ForCausalLM:
@@ -129,6 +170,11 @@ def _open_checkpoint(run_dir: Path, config: Config, resume: str) -> tuple[Checkp
             )
         return store, None
     checkpoint = store.open(resume)
+    if store.newest_first() and checkpoint.path.resolve().parent != store.root.resolve():
+        raise UserError(
+            f"{checkpoint.path}: belongs to another run than {run_dir}, which has checkpoints of its own; "
+            "give train.output_dir a new folder"
+        )
     checkpoint.require_model(dump(config))
     return store, checkpoint
 
@@ -136,27 +182,26 @@ def _open_checkpoint(run_dir: Path, config: Config, resume: str) -> tuple[Checkp
 def _tokenizer(
     config: Config, train: Sequence[Corpus], run_dir: Path, checkpoint: Checkpoint | None
 ) -> tuple[TextTokenizer, Path]:
-    """Loaded, from the checkpoint that is resumed, or learned from the training split and kept in the run folder."""
-    folder = Path(config.tokenizer.path) if config.tokenizer.path else run_dir / "tokenizer"
+    """Loaded, that of the checkpoint which is resumed, or learned from the training split; and its copy in the run."""
     if config.tokenizer.path:
-        tokenizer = TextTokenizer.from_pretrained(folder)
+        tokenizer = TextTokenizer.from_pretrained(config.tokenizer.path)
     elif checkpoint is not None:
         tokenizer = TextTokenizer.from_pretrained(checkpoint.tokenizer_dir)
-        tokenizer.save_pretrained(folder)
     else:
         size = config.tokenizer.vocab_size or config.model.vocab_size
         texts = tqdm(
             _texts(train, config.data.bad_line == "skip"), "tokenizer: reading", unit=" texts", dynamic_ncols=True
         )
         tokenizer = train_tokenizer(texts, size, max_bytes=config.tokenizer.max_train_bytes)
-        tokenizer.save_pretrained(folder)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but model.vocab_size is "
+            f"{config.tokenizer.path}: the tokenizer has {tokenizer.vocab_size} ids, but model.vocab_size is "
             f"{config.model.vocab_size}: raise it, or take a smaller tokenizer"
         )
     if checkpoint is not None:
         checkpoint.require_tokenizer(tokenizer.digest)
+    folder = run_dir / "tokenizer"
+    tokenizer.save_pretrained(folder)
     return tokenizer, folder
 
 
@@ -165,14 +210,18 @@ def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
     return (segment.text for sample in samples for segment in sample.all_segments() if isinstance(segment, Text))
 
 
-def _restore(trainer: Trainer, checkpoint: Checkpoint, metrics: MetricsLog) -> None:
+def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     assign(trainer.model.state_dict().items(), checkpoint.model_tensors(), checkpoint.path)
     import_optimizer(trainer.optimizer, trainer.model, checkpoint.optimizer_tensors(), checkpoint.path)
-    set_rng_states(checkpoint.state["rng"])
-    trainer.restore(TrainState(**checkpoint.state["train"]), checkpoint.state["loader"])
-    metrics.truncate_after(checkpoint.step)
-    metrics.write({"kind": "event", "step": checkpoint.step, "text": f"resumed from {checkpoint.path.name}"})
-    logger.info("resumed from %s", checkpoint.path)
+    try:
+        state = TrainState(**checkpoint.state["train"])
+        set_rng_states(checkpoint.state["rng"])
+        loader_state = checkpoint.state["loader"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint.path / 'state.json'}: written by another version of ernie5 ({error}); resume with that one"
+        ) from None
+    trainer.restore(state, loader_state)
 
 
 class _Validation:

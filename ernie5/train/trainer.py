@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ernie5.config.schema import Config, StageConfig
 from ernie5.data.loader import Loader
 from ernie5.elastic.sampler import draw_subnet
-from ernie5.errors import Fault
+from ernie5.errors import Fault, UserError
 from ernie5.modality.batch import make_batch
 from ernie5.modality.unified import UnifiedSequence
 from ernie5.model.ernie5 import Ernie5ForCausalLM
@@ -37,6 +37,7 @@ class TrainState:
     stage_step: int = 0
     stage_tokens: int = 0
     seconds: float = 0.0  # spent in steps so far, over all resumes
+    is_finished: bool = False  # evaluated whole and saved; another step, of a longer run, takes it back
 
     def advance(self, tokens: int, seconds: float) -> "TrainState":
         return replace(
@@ -46,6 +47,7 @@ class TrainState:
             stage_step=self.stage_step + 1,
             stage_tokens=self.stage_tokens + tokens,
             seconds=self.seconds + seconds,
+            is_finished=False,
         )
 
     def next_stage(self) -> "TrainState":
@@ -101,18 +103,25 @@ class Trainer:
         self.loader.load_state_dict(loader_state)
 
     def fit(self) -> bool:
-        """Trains to the end of the last stage. False: a signal stopped it, and all of it is saved."""
+        """Trains to the end of the last stage. False: a signal stopped it before, and all of it is saved.
+
+        An error in the data or a NaN saves what was trained before it goes on.
+        """
         previous = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             while self.state.stage_id < len(self.config.stages) and not self._must_stop():
                 self._run_stage(self.config.stages[self.state.stage_id])
                 if not self._must_stop():
                     self.state = self.state.next_stage()
-            self._finish()
+            if not self.state.is_finished:
+                self._finish()
+        except (UserError, Fault):
+            self._save_if_new()
+            raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return self.stop_signal is None
+        return self.stop_signal is None or self.state.is_finished
 
     def _ask_to_stop(self, number: int, _frame) -> None:
         if self.stop_signal is not None:  # asked twice: at once
@@ -197,38 +206,37 @@ class Trainer:
 
     def _stop_on_nan(self, loss: float) -> None:
         name = first_not_finite(self.model)
-        self.optimizer.clear_grad(set_to_zero=False)
-        self._save(None)
         raise Fault(
             f"step {self.state.step}: the loss is {loss} and the gradient of {name or 'no parameter'} is not finite; "
             "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
         )
 
     def _maintain(self, stage: StageConfig, bar: tqdm) -> None:
-        """What is due between steps: samples, evaluation, a checkpoint."""
+        """What is due between steps: evaluation, a checkpoint, samples."""
         train, step = self.config.train, self.state.step
-        if train.sample_steps and step % train.sample_steps == 0:
-            self._sample(bar)
         score = None
         if train.eval_steps and step % train.eval_steps == 0:
             score = self._evaluate(stage, complete=False, bar=bar).bits_per_byte
         if train.save_steps and step % train.save_steps == 0:
             self._save(score)
+        if train.sample_steps and step % train.sample_steps == 0:
+            self._sample(bar)
 
     def _finish(self) -> None:
         """The last evaluation reads the whole validation set; the last checkpoint is the run's end."""
+        self._save_if_new()
         if self.stop_signal is not None:
-            if self.state.step != self.saved_step:
-                self._save(None)
             name = signal.Signals(self.stop_signal).name
             self._write("event", text=f"stopped by {name}")
             return
         stage = self.config.stages[min(self.state.stage_id, len(self.config.stages) - 1)]
-        quick = self.services.validation(stage.max_seq_len, False)  # what earlier checkpoints were scored on
-        score = evaluate(self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows)
-        self._evaluate(stage, complete=True)
-        self._sample()
+        score = self._evaluate(stage, complete=True)
+        quick, whole = (self.services.validation(stage.max_seq_len, complete) for complete in (False, True))
+        if quick.num_bytes != whole.num_bytes:  # earlier checkpoints were scored on the quick part
+            score = evaluate(self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows)
+        self.state = replace(self.state, is_finished=True)
         self._save(score.bits_per_byte)
+        self._sample()
 
     def _evaluate(self, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
         validation = self.services.validation(stage.max_seq_len, complete)
@@ -252,6 +260,10 @@ class Trainer:
 
     def _write(self, kind: str, **values) -> None:
         self.services.metrics.write({"kind": kind, "step": self.state.step, **values})
+
+    def _save_if_new(self) -> None:
+        if self.state.step not in (0, self.saved_step):
+            self._save(None)
 
     def _save(self, score: float | None) -> None:
         self.services.save(self.state, self.loader_state, score)

@@ -55,4 +55,6 @@ def test_killed_at_ten_random_moments_the_losses_are_bit_identical(tmp_path):
         process.communicate()
     finish(start("cut"))
     assert len(losses(tmp_path / "whole")) == 300
+    resumed = [record for record in records(tmp_path / "cut", "event") if record["text"].startswith("resumed")]
+    assert len(resumed) >= 3  # the others died before the first checkpoint
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
