@@ -84,7 +84,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
         shared_experts=num_moe * moe.num_shared_experts * expert,
         dense_mlp=num_dense * _swiglu(hidden, model.intermediate_size),
         norms=(2 * layers + 1) * hidden,
-        mtp=model.num_nextn_predict_layers * _prediction_block(model, last_is_dense=model.moe.num_experts == 0),
+        mtp=model.num_nextn_predict_layers * _prediction_block(model),
         unchosen_experts=num_moe * (moe.num_experts - moe.num_experts_per_tok) * expert,
         vocab_rows_unused=0 if model.tie_word_embeddings else (model.vocab_size - 1) * hidden,
     )
@@ -123,13 +123,13 @@ def _attention_biases(model: ModelConfig) -> int:
     return (attention.num_attention_heads + 2 * attention.num_key_value_heads) * attention.head_dim + model.hidden_size
 
 
-def _prediction_block(model: ModelConfig, last_is_dense: bool) -> int:
+def _prediction_block(model: ModelConfig) -> int:
     """Norms of the hidden state, of the embedding and of the output, the projection [2 hidden, hidden], one layer.
 
-    The layer is of the kind of the last one; embedding and output head are the backbone's (arXiv:2412.19437, §2.2).
+    The layer routes where the model has experts at all; embedding and output head are the backbone's (arXiv:2412.19437, §2.2).
     """
     hidden, moe = model.hidden_size, model.moe
-    if last_is_dense:
+    if moe.num_experts == 0:
         feed_forward = _swiglu(hidden, model.intermediate_size)
     else:
         num_experts = moe.num_experts + moe.num_shared_experts

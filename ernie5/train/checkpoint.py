@@ -192,11 +192,6 @@ class CheckpointStore:
                 _remove(path)
 
 
-def latest(root: Path | str) -> Path | None:
-    """The folder saved last, not verified; None without one."""
-    return next(iter(_newest_first(Path(root))), None)
-
-
 def open_checkpoint(path: Path) -> Checkpoint:
     """Verifies one checkpoint folder and reads its small files. An error names the newest other one that verifies."""
     try:

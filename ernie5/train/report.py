@@ -63,7 +63,7 @@ def _figures(run: Record, by_kind: dict[str, list[Record]]) -> str:
     parameters = run.get("parameters", {})
     if parameters:
         shown.append(figure(compact(parameters["total"]), "parameters"))
-        label = f"active for a token, {100 * parameters['share']:.3g} %"
+        label = f"active for a token, {100 * parameters['share']:.3g} % of the backbone"
         shown.append(figure(compact(parameters["active"]), label))
     steps = by_kind["train"]
     if steps:

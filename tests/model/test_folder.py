@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ernie5.errors import UserError
+from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import flat_config, from_pretrained, nested_config, read_config, save_pretrained
 
 
@@ -132,3 +133,15 @@ def test_a_checkpoint_in_half_precision_is_read_as_float32(folder, config, build
     for name, tensor in original.state_dict().items():
         expected = tensor.numpy().astype(np.float16).astype(np.float32)
         np.testing.assert_array_equal(loaded.state_dict()[name].numpy(), expected, err_msg=name)
+
+
+def test_a_tokenizer_folder_with_other_weights_brings_only_its_tokenizer(tmp_path, tiny_model_config):
+    from ernie5.tokenizers.text import train_tokenizer
+
+    train_tokenizer(["a text about nothing, " * 50], 340).save_pretrained(tmp_path / "tokenizer")
+    first, second = Ernie5ForCausalLM(tiny_model_config), Ernie5ForCausalLM(tiny_model_config)
+    save_pretrained(first, tmp_path / "first", tmp_path / "tokenizer")
+    save_pretrained(second, tmp_path / "second", tmp_path / "first")
+    loaded = from_pretrained(tmp_path / "second").state_dict()
+    for name, tensor in second.state_dict().items():
+        np.testing.assert_array_equal(loaded[name].numpy(), tensor.numpy())

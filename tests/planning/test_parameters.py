@@ -54,7 +54,7 @@ def model_shapes(model: ModelConfig) -> dict[str, Shape]:
     for i, is_dense in enumerate(dense):
         shapes |= {f"{name}@{i}": shape for name, shape in layer_shapes(model, is_dense).items()}
     if model.num_nextn_predict_layers:
-        block = layer_shapes(model, dense[-1]) | {"e": (hidden,), "h": (hidden,), "out": (hidden,)}
+        block = layer_shapes(model, model.moe.num_experts == 0) | {"e": (hidden,), "h": (hidden,), "out": (hidden,)}
         block["projection"] = (2 * hidden, hidden)
         shapes |= {f"mtp.{name}": shape for name, shape in block.items()}
     return shapes

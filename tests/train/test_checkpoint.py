@@ -13,7 +13,7 @@ import pytest
 
 from ernie5.errors import UserError
 from ernie5.train import checkpoint as checkpoint_module
-from ernie5.train.checkpoint import CheckpointStore, latest, open_checkpoint
+from ernie5.train.checkpoint import CheckpointStore, open_checkpoint
 
 CONFIG = "model:\n  name: a\n  moe: {num_experts: 8, num_experts_per_tok: 2}\ntrain: {seed: 1}\n"
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
 
 def test_auto_takes_the_newest(store):
     assert store.open("auto").step == 100
-    assert latest(store.root).name == "step_00000100"
+    assert store.newest_first()[0].name == "step_00000100"
 
 
 def test_auto_passes_over_a_damaged_checkpoint_and_says_so(store, caplog):
@@ -200,7 +200,7 @@ def test_leftovers_of_killed_saves_go_when_the_store_is_made(store):
 
 def test_a_reader_leaves_a_save_in_progress_alone(store):
     (store.root / ".tmp-step_00000150-1").mkdir()
-    open_checkpoint(latest(store.root))
+    open_checkpoint(store.newest_first()[0])
     assert hidden(store.root) == [".tmp-step_00000150-1"]
 
 

@@ -152,3 +152,47 @@ def test_members_of_the_family_are_evaluated(tmp_path):
     final = records(tmp_path / "run", "eval")[-1]
     scores = [final["bits_per_byte"], *(member["bits_per_byte"] for member in final["members"].values())]
     assert list(final["members"]) == ["shallow", "narrow", "sparse"] and len(set(scores)) == 4
+
+
+def test_what_fails_after_training_loses_none_of_it(tmp_path, monkeypatch):
+    def broken(self, *arguments, **options):
+        raise UserError("the validation data is gone")
+
+    monkeypatch.setattr(Trainer, "_evaluate", broken)
+    with pytest.raises(UserError, match="gone"):
+        train(tmp_path, "train.max_steps=3", "train.eval_steps=0")
+    assert CheckpointStore(tmp_path / "checkpoints").open("auto").step == 3
+
+
+def test_no_prompts_are_no_samples(tmp_path):
+    train(tmp_path, "train.max_steps=1", "generation.prompts=[]")
+    assert records(tmp_path, "sample") == []
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path):
+    train(tmp_path, "train.max_steps=2")
+    before = records(tmp_path, "eval")
+    train(tmp_path, "train.max_steps=2", resume="auto")
+    assert records(tmp_path, "eval") == before
+
+
+def test_a_folder_in_which_a_process_trains_is_refused(tmp_path):
+    import fcntl
+
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process trains"):
+            train(tmp_path, "train.max_steps=1")
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="give train.output_dir another folder"):
+        train(tmp_path / "run", "train.max_steps=1")
+
+
+def test_a_checkpoint_of_another_run_does_not_mix_with_this_one(tmp_path):
+    for name in ("a", "b"):
+        train(tmp_path / name, "train.max_steps=1")
+    with pytest.raises(UserError, match="belongs to another run"):
+        train(tmp_path / "b", resume=str(tmp_path / "a" / "checkpoints" / "step_00000001"))

@@ -25,7 +25,7 @@ def read_pieces(model: bytes) -> list[Piece]:
     """The vocabulary of a sentencepiece model. Raises ValueError when the bytes are not one."""
     try:
         return [_read_piece(value) for number, value in _fields(model) if number == 1]
-    except (IndexError, UnicodeDecodeError, struct.error, TypeError) as error:
+    except (AttributeError, IndexError, UnicodeDecodeError, struct.error, TypeError) as error:
         raise ValueError(f"not a sentencepiece model ({error})") from error
 
 
