@@ -126,7 +126,7 @@ def _attention_biases(model: ModelConfig) -> int:
 def _prediction_block(model: ModelConfig) -> int:
     """Norms of the hidden state, of the embedding and of the output, the projection [2 hidden, hidden], one layer.
 
-    The layer routes where the model has experts at all; embedding and output head are the backbone's (arXiv:2412.19437, §2.2).
+    The layer routes where the model has experts; embedding and output head are the backbone's (arXiv:2412.19437, §2.2).
     """
     hidden, moe = model.hidden_size, model.moe
     if moe.num_experts == 0:
