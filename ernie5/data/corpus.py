@@ -14,6 +14,7 @@ from ernie5.data.sample import Sample, Text
 from ernie5.errors import UserError
 
 PYDOC = "pydoc"  # the store that is no file: the topics of CPython's own documentation
+LONG_LINE, REPEATED = 30, 0.05  # characters; share
 FILE, START, END, LINE = range(4)  # columns of Corpus.spans
 
 
@@ -110,9 +111,22 @@ def _read_file(path: str, start: int, size: int) -> bytes:
 
 @cache
 def _pydoc_topics() -> dict[str, bytes]:
+    """The topics by name, without those that repeat a longer one.
+
+    A topic is a chapter of the reference or a part of one that stands in it verbatim; split by document, such a part
+    would be trained on in the chapter and scored in the part. Of two topics that share more than REPEATED of the
+    shorter one's long lines the longer stays.
+    """
     from pydoc_data.topics import topics
 
-    return {name: topics[name].encode("utf-8") for name in sorted(topics)}
+    seen: set[str] = set()
+    kept = []
+    for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
+        lines = [line.strip() for line in topics[name].splitlines() if len(line.strip()) > LONG_LINE]
+        if sum(len(line) for line in lines if line in seen) <= REPEATED * sum(map(len, lines)):
+            kept.append(name)
+            seen.update(lines)
+    return {name: topics[name].encode("utf-8") for name in sorted(kept)}
 
 
 @cache
