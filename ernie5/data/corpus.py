@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -40,15 +39,6 @@ class Corpus:
             return Sample(segments=(Text(self.text(index, 0, self.length(index))),), origin=self.origin(index))
         folder = os.path.dirname(self.paths[self.spans[index, FILE]])
         return parse_line(self.read(index, 0, self.length(index)), self.origin(index), folder)
-
-    def samples(self, skip_bad_lines: bool, indices: Iterable[int] | None = None) -> Iterator[Sample]:
-        """The documents (of those indices) in order, malformed ones left out if so asked, else raising BadLine."""
-        for index in range(len(self)) if indices is None else indices:
-            try:
-                yield self[index]
-            except BadLine:
-                if not skip_bad_lines:
-                    raise
 
     @property
     def num_bytes(self) -> int:

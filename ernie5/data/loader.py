@@ -1,5 +1,6 @@
 """The endless stream of training rows, and where in it a run stands."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,9 +52,10 @@ class Loader:
         self._mixture = Mixture(names, [len(part) for part in pieces], weights, seed)
         self._encoder = Encoder(pieces, self._mixture, tokenizer, bpe_dropout, config.bad_line == "skip")
         self._config, self._pad_id = config, tokenizer.pad_id
-        self._identity = {"seed": seed, "piece_bytes": piece_bytes}
+        self._identity = {"seed": seed, "piece_bytes": piece_bytes, "bpe_dropout": bpe_dropout, "sources": names}
         for corpus in corpora:
-            facts = {"documents": len(corpus), "bytes": corpus.num_bytes, "weight": corpus.weight}
+            places = hashlib.blake2b(corpus.spans.tobytes(), digest_size=8).hexdigest()
+            facts = {"documents": len(corpus), "bytes": corpus.num_bytes, "places": places, "weight": corpus.weight}
             self._identity |= {f"{corpus.name}.{key}": value for key, value in facts.items()}
         self.max_seq_len = max_seq_len  # may be changed between two calls, for the next stage
         self.num_skipped = 0  # malformed lines left out so far

@@ -31,7 +31,7 @@ def parse_line(line: bytes, origin: str, folder: str) -> Sample:
     Raises BadLine. The forms: `text`, `segments`, `messages` (OpenAI's chat), `src`/`tgt`/`system` (erniekit's chat).
     """
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8"), object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
         raise BadLine(f"{origin}: byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -39,6 +39,14 @@ def parse_line(line: bytes, origin: str, folder: str) -> Sample:
     except (ValueError, RecursionError) as error:
         raise BadLine(f"{origin}: not usable JSON ({error}): write one plain object a line") from None
     return _Line(origin, folder).sample(record)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f'the key "{repeated}" stands twice')
+    return dict(pairs)
 
 
 class _Line:

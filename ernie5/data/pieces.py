@@ -5,9 +5,11 @@ Pieces are drawn in any order, and their cuts move from epoch to epoch, so that 
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from ernie5.data.corpus import Corpus
+from ernie5.data.manifest import BadLine
 from ernie5.data.sample import Sample, Text
 from ernie5.data.shuffle import derive_key
 
@@ -42,6 +44,15 @@ class Pieces:
             begins=place == 0,
             ends=place + 1 == count,
         )
+
+    def samples(self, skip_bad_lines: bool, indices: Iterable[int] | None = None) -> Iterator[Sample]:
+        """The pieces (of those indices) of the first epoch in order; malformed lines left out, or else BadLine."""
+        for index in range(len(self)) if indices is None else indices:
+            try:
+                yield self.sample(index, epoch=0)
+            except BadLine:
+                if not skip_bad_lines:
+                    raise
 
     def _cut(self, document: int, place: int, count: int, epoch: int) -> int:
         """Where piece `place` of `count` begins: all inner cuts of an epoch move together, by up to half a piece."""

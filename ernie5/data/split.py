@@ -1,11 +1,12 @@
 """Cuts training sources into a training and a validation part that share nothing."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from ernie5.config.schema import DataConfig, SourceConfig
-from ernie5.data.corpus import END, START, Corpus
+from ernie5.data.corpus import END, FILE, START, Corpus
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.sources import check_source, open_source
 from ernie5.errors import UserError
@@ -15,9 +16,34 @@ def open_splits(config: DataConfig, seed: int) -> tuple[list[Corpus], list[Corpu
     """The training and the validation corpora of a run; validation is cut from training where none is configured."""
     train = _open_all(config.train, config.bad_line)
     if config.validation:
-        return train, _open_all(config.validation, config.bad_line)
-    cuts = [split_corpus(corpus, config.validation_fraction, config.validation_by, seed) for corpus in train]
-    return [cut[0] for cut in cuts], [cut[1] for cut in cuts]
+        validation = _open_all(config.validation, config.bad_line)
+    else:
+        cuts = [split_corpus(corpus, config.validation_fraction, config.validation_by, seed) for corpus in train]
+        train, validation = [cut[0] for cut in cuts], [cut[1] for cut in cuts]
+    for one in train:
+        for other in validation:
+            _refuse_overlap(one, other)
+    return train, validation
+
+
+def _refuse_overlap(train: Corpus, validation: Corpus) -> None:
+    """Raises UserError where a validation document holds bytes that are trained on."""
+    paths = [os.path.realpath(path) for path in train.paths]
+    for file, path in enumerate(validation.paths):
+        if os.path.realpath(path) not in paths:
+            continue
+        held_out = validation.spans[validation.spans[:, FILE] == file]
+        trained = train.spans[train.spans[:, FILE] == paths.index(os.path.realpath(path))]
+        trained = trained[np.argsort(trained[:, START])]
+        if not len(trained):
+            continue
+        # the last training document that begins before a validation document ends; documents of a file are disjoint
+        before = np.searchsorted(trained[:, START], held_out[:, END]) - 1
+        if (trained[before.clip(min=0), END] > held_out[:, START])[before >= 0].any():
+            raise UserError(
+                f"{path}: documents of source {validation.name!r} are validation and, in source {train.name!r}, "
+                "training; name other files, or name it once and let data.validation_fraction cut it"
+            )
 
 
 def split_corpus(corpus: Corpus, fraction: float, by: str, seed: int) -> tuple[Corpus, Corpus]:

@@ -5,8 +5,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
-from itertools import chain
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ from ernie5.config.schema import Config, GenerationConfig
 from ernie5.data.corpus import Corpus
 from ernie5.data.loader import Loader
 from ernie5.data.packing import pack_all
-from ernie5.data.sample import Text
+from ernie5.data.pieces import Pieces
+from ernie5.data.sample import Sample, Text
 from ernie5.data.sequence import encode_sample
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.split import open_splits
@@ -41,6 +41,8 @@ from ernie5.train.rng import get_rng_states, set_rng_states
 from ernie5.train.trainer import Services, Trainer, TrainState
 
 logger = logging.getLogger(__name__)
+
+TEXT_BYTES = 2**16  # of a long plain text that are held, or scored, at once
 
 # (model, tokenizer, prompts, config, seed) -> texts; given by the tool, because generation lies above training
 Completer = Callable[[Ernie5ForCausalLM, TextTokenizer, Sequence[str], GenerationConfig, int], list[str]]
@@ -206,8 +208,11 @@ def _tokenizer(
 
 
 def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
-    samples = chain.from_iterable(corpus.samples(skip_bad_lines) for corpus in corpora)
-    return (segment.text for sample in samples for segment in sample.all_segments() if isinstance(segment, Text))
+    """The text of the corpora, at most TEXT_BYTES of it at a time."""
+    for corpus in corpora:
+        for sample in Pieces(corpus, TEXT_BYTES, seed=0).samples(skip_bad_lines):
+            yield from (segment.text for segment in sample.all_segments() if isinstance(segment, Text))
+            yield from (message.reasoning for message in sample.messages if message.reasoning)
 
 
 def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
@@ -232,7 +237,10 @@ class _Validation:
         self._sets: dict[tuple[int, bool], ValidationSet] = {}
 
     def __call__(self, max_seq_len: int, complete: bool) -> ValidationSet:
-        """complete: all documents; otherwise those that fit into `max_eval_tokens`, in a shuffled order."""
+        """complete: all documents; otherwise those that fit into `max_eval_tokens`, in a shuffled order.
+
+        A plain text of twice TEXT_BYTES or more is scored in pieces, each as a document of its own.
+        """
         key = (max_seq_len, complete)
         if key not in self._sets:
             self._sets[key] = self._pack(max_seq_len, 0 if complete else self._config.train.max_eval_tokens)
@@ -246,12 +254,14 @@ class _Validation:
             raise UserError("no validation text carries loss: name data.validation, or raise data.validation_fraction")
         return ValidationSet([row.row for row in packed], num_bytes)
 
-    def _shuffled(self):
-        places = [(corpus, i) for corpus in self._corpora for i in range(len(corpus))]
-        key = derive_key(self._config.train.seed, "validation")
+    def _shuffled(self) -> Iterator[Sample]:
+        seed, skip_bad_lines = self._config.train.seed, self._config.data.bad_line == "skip"
+        all_pieces = [Pieces(corpus, TEXT_BYTES, seed) for corpus in self._corpora]
+        places = [(pieces, i) for pieces in all_pieces for i in range(len(pieces))]
+        key = derive_key(seed, "validation")
         for number in range(len(places)):
-            corpus, index = places[permute(number, len(places), key)]
-            yield from corpus.samples(self._config.data.bad_line == "skip", [index])
+            pieces, index = places[permute(number, len(places), key)]
+            yield from (replace(sample, begins=True) for sample in pieces.samples(skip_bad_lines, [index]))
 
 
 def _describe(config: Config, tokenizer: TextTokenizer, precision: str) -> dict:

@@ -199,3 +199,18 @@ def test_changed_data_is_refused_on_resume(data, tmp_path):
 def test_changed_seed_is_refused_on_resume(data):
     with pytest.raises(UserError, match=r"seed was 11 and is 12"):
         open_loader(data, seed=12).load_state_dict(open_loader(data).state_dict())
+
+
+@pytest.mark.parametrize("change", ["order", "dropout", "places"])
+def test_data_that_is_no_longer_the_same_is_refused(data, tmp_path, change):
+    state = open_loader(data).state_dict()
+    dropout = 0.1
+    if change == "order":
+        data = replace(data, train=data.train[::-1])
+    elif change == "dropout":
+        dropout = 0.2
+    else:  # as many documents and bytes, cut at other places
+        lines = (tmp_path / "a.jsonl").read_text().splitlines()
+        (tmp_path / "a.jsonl").write_text("\n".join(lines[::-1]))
+    with pytest.raises(UserError, match="has changed"):
+        open_loader(data, bpe_dropout=dropout).load_state_dict(state)

@@ -148,3 +148,8 @@ def test_link_inside_the_folder_is_followed(media):
 
 def test_lone_surrogate_survives():
     assert parse_line(b'{"text": "\\ud800"}', "a:1", ".").segments[0].text == "\ud800"
+
+
+def test_a_key_that_stands_twice_is_refused():
+    with pytest.raises(BadLine, match='f:1: .*"text" stands twice'):
+        parse_line(b'{"text": "a", "text": "b"}', "f:1", ".")

@@ -8,6 +8,7 @@ import pytest
 from ernie5.config.schema import SourceConfig
 from ernie5.data import sources
 from ernie5.data.manifest import BadLine
+from ernie5.data.pieces import Pieces
 from ernie5.data.sources import check_source, open_source
 from ernie5.errors import UserError
 
@@ -56,11 +57,12 @@ def test_glob_opens_its_matches(tmp_path):
     assert texts(open_source(SourceConfig(name="s", path=str(tmp_path / "*.txt")))) == ["a.txt", "b.txt"]
 
 
-def test_pydoc_gives_every_topic_in_order():
+def test_pydoc_gives_topics_whole_and_in_the_order_of_their_names():
     from pydoc_data.topics import topics
 
-    corpus = open_source(SourceConfig(name="s", path="pydoc"))
-    assert texts(corpus) == [topics[name] for name in sorted(topics)]
+    found = texts(open_source(SourceConfig(name="s", path="pydoc")))
+    names = [name for name in sorted(topics) if topics[name] in found]
+    assert found == [topics[name] for name in names] and len(names) > 30
 
 
 def test_documents_are_read_when_asked_for(tmp_path):
@@ -145,7 +147,8 @@ def test_large_corpus_is_not_read_whole(tmp_path, monkeypatch):
 
 def test_samples_leaves_bad_lines_out_only_when_asked(tmp_path):
     corpus = open_file(tmp_path, "a.jsonl", b'{"text": "a"}\nx\n{"text": "b"}\n')
-    assert [sample.segments[0].text for sample in corpus.samples(skip_bad_lines=True)] == ["a", "b"]
-    assert [sample.segments[0].text for sample in corpus.samples(True, indices=[2, 1])] == ["b"]
+    pieces = Pieces(corpus, 0, seed=0)
+    assert [sample.segments[0].text for sample in pieces.samples(skip_bad_lines=True)] == ["a", "b"]
+    assert [sample.segments[0].text for sample in pieces.samples(True, indices=[2, 1])] == ["b"]
     with pytest.raises(BadLine):
-        list(corpus.samples(skip_bad_lines=False))
+        list(pieces.samples(skip_bad_lines=False))

@@ -86,3 +86,36 @@ def test_configured_validation_is_taken_whole(tmp_path):
     sources = [SourceConfig(name=name, path=str(tmp_path / f"{name}.txt")) for name in "tv"]
     train, validation = open_splits(DataConfig(train=(sources[0],), validation=(sources[1],)), seed=0)
     assert (texts(train[0]), texts(validation[0])) == (["train"], ["valid"])
+
+
+def config_over_one_file(tmp_path, **names: list[str]) -> DataConfig:
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"document {i}" for i in range(40)))
+    sources = {
+        key: tuple(SourceConfig(name=name, path=str(path), document_separator="blank_line") for name in value)
+        for key, value in names.items()
+    }
+    return DataConfig(**sources)
+
+
+@pytest.mark.parametrize("names", [{"train": ["a"], "validation": ["b"]}, {"train": ["a", "b"]}])
+def test_text_that_is_trained_on_and_scored_is_refused(tmp_path, names):
+    with pytest.raises(UserError, match=r"text\.txt: documents of source '.' are validation"):
+        open_splits(config_over_one_file(tmp_path, **names), seed=0)
+
+
+def test_the_two_parts_of_one_source_do_not_overlap(tmp_path):
+    train, validation = open_splits(config_over_one_file(tmp_path, train=["a"]), seed=0)
+    assert len(train[0]) + len(validation[0]) == 40
+
+
+def test_pydoc_topics_of_validation_do_not_stand_in_training():
+    def long_lines(corpora) -> list[str]:
+        texts = [corpus[i].segments[0].text for corpus in corpora for i in range(len(corpus))]
+        return [line.strip() for text in texts for line in text.splitlines() if len(line.strip()) > 60]
+
+    config = DataConfig(train=(SourceConfig(name="pydoc", path="pydoc"),))
+    for seed in range(3):
+        train, validation = (long_lines(corpora) for corpora in open_splits(config, seed))
+        shared = sum(len(line) for line in validation if line in set(train))
+        assert shared < 0.02 * sum(map(len, validation))
