@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ernie5.config.schema import DataConfig, SourceConfig
-from ernie5.data.corpus import END, FILE, START, Corpus
+from ernie5.data.corpus import END, FILE, PYDOC, START, Corpus
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.sources import check_source, open_source
 from ernie5.errors import UserError
@@ -20,30 +20,40 @@ def open_splits(config: DataConfig, seed: int) -> tuple[list[Corpus], list[Corpu
     else:
         cuts = [split_corpus(corpus, config.validation_fraction, config.validation_by, seed) for corpus in train]
         train, validation = [cut[0] for cut in cuts], [cut[1] for cut in cuts]
-    for one in train:
-        for other in validation:
-            _refuse_overlap(one, other)
+    _refuse_overlap(train, validation)
     return train, validation
 
 
-def _refuse_overlap(train: Corpus, validation: Corpus) -> None:
+def _refuse_overlap(train: Sequence[Corpus], validation: Sequence[Corpus]) -> None:
     """Raises UserError where a validation document holds bytes that are trained on."""
-    paths = [os.path.realpath(path) for path in train.paths]
-    for file, path in enumerate(validation.paths):
-        if os.path.realpath(path) not in paths:
+    trained = _spans_by_file(train)
+    for path, held_out in _spans_by_file(validation).items():
+        if path not in trained:
             continue
-        held_out = validation.spans[validation.spans[:, FILE] == file]
-        trained = train.spans[train.spans[:, FILE] == paths.index(os.path.realpath(path))]
-        trained = trained[np.argsort(trained[:, START])]
-        if not len(trained):
-            continue
-        # the last training document that begins before a validation document ends; documents of a file are disjoint
-        before = np.searchsorted(trained[:, START], held_out[:, END]) - 1
-        if (trained[before.clip(min=0), END] > held_out[:, START])[before >= 0].any():
+        spans = trained[path][np.argsort(trained[path][:, START])]
+        furthest = np.maximum.accumulate(spans[:, END])  # two sources may name one file: spans need not be disjoint
+        before = np.searchsorted(spans[:, START], held_out[:, END])  # training spans that begin before each one's end
+        overlaps = (before > 0) & (furthest[before - 1] > held_out[:, START])
+        if overlaps.any():
+            first = int(np.argmax(overlaps))
+            other = train[spans[np.argmax(spans[: before[first], END]), FILE]]
             raise UserError(
-                f"{path}: documents of source {validation.name!r} are validation and, in source {train.name!r}, "
-                "training; name other files, or name it once and let data.validation_fraction cut it"
+                f"{path}: documents of source {validation[held_out[first, FILE]].name!r} are validation and, in source "
+                f"{other.name!r}, training; name other files, or name it once and let data.validation_fraction cut it"
             )
+
+
+def _spans_by_file(corpora: Sequence[Corpus]) -> dict[str, np.ndarray]:
+    """Real path -> the spans in that file, whatever names led to it; column FILE holds the corpus instead."""
+    found: dict[str, list[np.ndarray]] = {}
+    for number, corpus in enumerate(corpora):
+        spans = corpus.spans[np.argsort(corpus.spans[:, FILE], kind="stable")]
+        files, firsts = np.unique(spans[:, FILE], return_index=True)
+        spans[:, FILE] = number
+        for file, part in zip(files.tolist(), np.split(spans, firsts[1:]), strict=True):
+            path = corpus.paths[file]
+            found.setdefault(path if path == PYDOC else os.path.realpath(path), []).append(part)
+    return {path: np.concatenate(parts) for path, parts in found.items()}
 
 
 def split_corpus(corpus: Corpus, fraction: float, by: str, seed: int) -> tuple[Corpus, Corpus]:

@@ -104,6 +104,23 @@ def test_text_that_is_trained_on_and_scored_is_refused(tmp_path, names):
         open_splits(config_over_one_file(tmp_path, **names), seed=0)
 
 
+@pytest.mark.parametrize("seed", range(4))  # either name may be drawn for validation
+def test_text_that_a_link_names_a_second_time_is_refused(tmp_path, seed):
+    (tmp_path / "b.txt").write_text("a document")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "b.txt")
+    with pytest.raises(UserError, match=r"b\.txt: documents of source 's' are validation and, in source 's', training"):
+        open_splits(DataConfig(train=(SourceConfig(name="s", path=str(tmp_path)),)), seed)
+
+
+def test_overlap_inside_a_longer_training_document_is_refused(tmp_path):
+    """One source takes the file whole, the other by lines: a validation line is far inside the training span."""
+    (tmp_path / "a.txt").write_text("\n".join(f"document {i}" for i in range(40)))
+    train = (SourceConfig(name="whole", path=str(tmp_path)),)
+    held_out = (SourceConfig(name="held out", path=str(tmp_path / "a.txt"), document_separator="line"),)
+    with pytest.raises(UserError, match="'held out' are validation and, in source 'whole', training"):
+        open_splits(DataConfig(train=train, validation=held_out), seed=0)
+
+
 def test_the_two_parts_of_one_source_do_not_overlap(tmp_path):
     train, validation = open_splits(config_over_one_file(tmp_path, train=["a"]), seed=0)
     assert len(train[0]) + len(validation[0]) == 40
