@@ -1,6 +1,6 @@
 """Saving and loading a training state: this project's checkpoint beside paddle.save and paddle.load + set_value.
 
-    python benchmarks/checkpoint.py --mb 500 --rounds 7 --dir /tmp/checkpoint_bench
+    python benchmarks/checkpoint.py --mb 500 --rounds 7 --dir runs/checkpoint_bench
 
 Every round runs each way once, in turn, so that a busy moment of the machine hits all of them. A load ends with the
 values in the tensors of a model; the files are in the page cache. Both saves end with the data on the disk (fsync).
