@@ -16,7 +16,7 @@ import ernie5
 from ernie5.config.load import dump
 from ernie5.config.schema import Config, GenerationConfig
 from ernie5.data.corpus import Corpus
-from ernie5.data.loader import Loader
+from ernie5.data.loader import PIECE_BYTES_PER_TOKEN, Loader
 from ernie5.data.packing import pack_all
 from ernie5.data.pieces import Pieces
 from ernie5.data.sample import Sample, Text
@@ -239,7 +239,8 @@ class _Validation:
     def __call__(self, max_seq_len: int, complete: bool) -> ValidationSet:
         """complete: all documents; otherwise those that fit into `max_eval_tokens`, in a shuffled order.
 
-        A plain text of twice TEXT_BYTES or more is scored in pieces, each as a document of its own.
+        A plain text of twice TEXT_BYTES or more is scored in pieces, each as a document of its own, so that a quick
+        evaluation of one long text is quick.
         """
         key = (max_seq_len, complete)
         if key not in self._sets:
@@ -256,7 +257,9 @@ class _Validation:
 
     def _shuffled(self) -> Iterator[Sample]:
         seed, skip_bad_lines = self._config.train.seed, self._config.data.bad_line == "skip"
-        all_pieces = [Pieces(corpus, TEXT_BYTES, seed) for corpus in self._corpora]
+        longest = max(stage.max_seq_len for stage in self._config.stages)
+        piece_bytes = max(TEXT_BYTES, PIECE_BYTES_PER_TOKEN * longest)  # a row of any stage can be one text
+        all_pieces = [Pieces(corpus, piece_bytes, seed) for corpus in self._corpora]
         places = [(pieces, i) for pieces in all_pieces for i in range(len(pieces))]
         key = derive_key(seed, "validation")
         for number in range(len(places)):
