@@ -164,7 +164,7 @@ def test_config_with_an_unknown_key_is_refused(core, tmp_path):
 
 @needs_paddlenlp
 def test_a_folder_that_is_not_there_is_named_without_asking_the_net(tmp_path):
-    with pytest.raises(UserError, match="nowhere/config.json: there is no such file"):
+    with pytest.raises(UserError, match=r"nowhere/config.json: cannot be read \(No such file"):
         paddlenlp.Ernie5PretrainedModel.from_pretrained(str(tmp_path / "nowhere"))
 
 
