@@ -113,10 +113,8 @@ def _run(config: Config, run_dir: Path, resume: str, complete: Completer) -> boo
             logger.info("resumed from %s", checkpoint.path)
         try:
             finished = trainer.fit()
-        except BaseException:
+        finally:
             _report(run_dir)
-            raise
-        _report(run_dir)
     save_pretrained(model, run_dir / "model", tokenizer_dir)
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
