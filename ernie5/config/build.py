@@ -5,6 +5,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ernie5.config.yaml_text import kind_of
@@ -29,14 +30,24 @@ def build(cls: type[T], tree: Any, origin: Origin, path: Keys = ()) -> T:
     if missing:
         names = ", ".join(dotted((*path, name)) for name in missing)
         raise UserError(f"{origin(path)}: {names} {'is' if len(missing) == 1 else 'are'} missing and must be set")
-    return cls(**{key: _value(hints[key], value, origin, (*path, key)) for key, value in tree.items()})
+    present = {key: value for key, value in tree.items() if not _absent(cls, key, value)}
+    return cls(**{key: _value(hints[key], value, origin, (*path, key)) for key, value in present.items()})
 
 
 @cache
 def field_types(cls: type) -> dict[str, Any]:
-    """Name and type of each field, in the order of the schema."""
+    """Name and type of each field, in the order of the schema; X for a section that may be left out, `X | None`."""
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {field.name: _without_none(hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def _without_none(hint: Any) -> Any:
+    return next(arg for arg in get_args(hint) if arg is not NoneType) if isinstance(hint, UnionType) else hint
+
+
+def _absent(cls: type, name: str, value: Any) -> bool:
+    """Whether this is a section that is left out."""
+    return value is None and isinstance(get_type_hints(cls)[name], UnionType)
 
 
 def item_type(hint: Any) -> Any:

@@ -7,7 +7,7 @@ train: {output_dir: runs/tiny}                         # what the file says wins
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ernie5.config import rules
 from ernie5.config.build import Keys, build, dotted, field_types, item_type, unknown_key
@@ -16,6 +16,8 @@ from ernie5.config.yaml_text import kind_of, parse_value, read_mapping, to_text
 from ernie5.errors import UserError
 
 OPTION = "-o"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +42,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError: unreadable file, unknown key, wrong type, missing setting, settings that do not fit together.
     """
-    tree = _load_tree(path, overrides)
-    config = build(Config, tree.values, tree.origin)
-    rules.check(config, source=tree.path)
+    config = load_as(Config, path, overrides)
+    rules.check(config, source=str(path))
     return config
+
+
+def load_as(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """A file as an instance of any dataclass of settings, with overrides; rules over several settings are not checked.
+
+    Raises UserError as `load_config`.
+    """
+    tree = _load_tree(path, overrides, cls)
+    return build(cls, tree.values, tree.origin)
 
 
 def load_model_config(path: str | Path, overrides: Sequence[str] = ()) -> ModelConfig:
@@ -76,7 +86,7 @@ def dump(config: Config | ModelConfig) -> str:
     return to_text(tree if isinstance(config, Config) else {"model": tree})
 
 
-def _load_tree(path: str | Path, overrides: Sequence[str]) -> _Tree:
+def _load_tree(path: str | Path, overrides: Sequence[str], root: type = Config) -> _Tree:
     path = Path(path)
     own = read_mapping(path)
     values, origins = _read_includes(path, own.pop("include", []))
@@ -87,7 +97,7 @@ def _load_tree(path: str | Path, overrides: Sequence[str]) -> _Tree:
     origins.update(dict.fromkeys(own_leaves, str(path)))
     tree = _Tree(str(path), values, origins)
     for override in overrides:
-        _apply_override(tree, override)
+        _apply_override(tree, override, root)
     return tree
 
 
@@ -136,13 +146,13 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
             base[key] = value
 
 
-def _apply_override(tree: _Tree, override: str) -> None:
+def _apply_override(tree: _Tree, override: str, root: type) -> None:
     """Sets one `a.b.0.c=value`; the schema says which keys exist, so that one left at its default is known too."""
     name, equals, text = override.partition("=")
     source = f"{OPTION} {override}"
     if not equals or not name.strip():
         raise UserError(f"{source}: write an override as key=value, such as train.max_steps=10")
-    hint: Any = Config
+    hint: Any = root
     node: Any = tree.values
     keys: Keys = ()
     parts = name.strip().split(".")

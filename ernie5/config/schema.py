@@ -36,6 +36,52 @@ class MoEConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResolutionConfig:
+    """A size at which pictures and frames are generated, with its scales (report §2.2.1): a row of the table."""
+
+    height: int  # pixels
+    width: int  # pixels
+    scales: tuple[tuple[int, ...], ...]  # (height, width) of each in latent cells; first 1 x 1, last the whole grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionEncoderConfig:
+    """The causal convolutional encoder of the vision tokenizer, before its projection to bits (report §2.2.1)."""
+
+    channels: tuple[int, ...]  # of each level; every level after the first halves height and width
+    num_res_blocks: int = 1  # at each level
+    temporal_stride: int = 1  # frames behind the first that make one latent frame; a power of two (VideoAR: 4)
+
+    @property
+    def stride(self) -> int:
+        """Side of a latent cell in pixels."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """The vision transformer of the understanding path (report §2.2.2); its patches are the latent cells."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """Vision in the backbone (report §2.2): a picture is a film of one frame."""
+
+    encoder: VisionEncoderConfig  # that of the tokenizers; its copy in the backbone is the CNN path
+    max_bits: int  # bits of a visual token that embedding and heads are sized for; a tokenizer may have fewer
+    resolutions: tuple[ResolutionConfig, ...]  # sizes of what is generated; a medium goes to the nearest aspect ratio
+    vit: ViTConfig
+    merger_heads: int = 4  # attention heads of the patch merger
+    understanding_path: Literal["both", "cnn", "vit"] = "both"
+    temporal_window: int = 4  # latent frames before its own that a generated frame sees
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The backbone. Names are those of `config.json` in the model folder."""
 
@@ -52,6 +98,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of the initial weights
     tie_word_embeddings: bool = True
+    vision: VisionConfig | None = None  # without it the model has text alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +127,25 @@ class MemberConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisionSwitchConfig:
+    """From this step of the stage on, the vision tokenizer of so many bits is used (report §2.2.1)."""
+
+    step: int
+    bits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionStageConfig:
+    """How a stage trains visual generation."""
+
+    loss_weight: float = 1.0  # of a visual token's mean loss a bit, beside a text token's loss
+    # A token of scale k weighs (cells of the last scale / cells of scale k) ** power, so that early scales count
+    # (arXiv:2412.04431: 0.5); the weights of a frame sum to its number of tokens.
+    scale_weight_power: float = 0.5
+    switches: tuple[VisionSwitchConfig, ...] = ()  # in rising order of steps; empty: the tokenizer of the most bits
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage of training: a context length with its schedule (report §3.2). Stages run in the order of the file."""
 
@@ -98,6 +164,7 @@ class StageConfig:
     expert_bias_speed: float = 1e-3  # step of the balancing bias (report: 1e-4, then 1e-5, at 56M-token batches)
     mtp_loss_weight: float = 0.3  # report: 0.3, then 0.1
     elastic: ElasticConfig = field(default_factory=ElasticConfig)
+    vision: VisionStageConfig = field(default_factory=VisionStageConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +186,7 @@ class TokenizerConfig:
     """The text tokenizer (report §3.1): loaded from `path`, or trained on the training split when `path` is empty."""
 
     path: str = ""  # folder of a saved tokenizer
+    vision: tuple[str, ...] = ()  # folders of trained vision tokenizers, fewest bits first
     vocab_size: int = 0  # of a newly trained one, special tokens included; 0: the model's
     bpe_dropout: float = 0.0  # probability that a merge is left out when training text is encoded (arXiv:1910.13267)
     max_train_bytes: int = 100_000_000  # of text given to the tokenizer's training
@@ -136,6 +204,19 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisionDataConfig:
+    """How media become part of a sample, and how they are corrupted in training."""
+
+    max_understanding_pixels: int = 512 * 512  # of a frame; a larger one is made smaller, its shape kept
+    max_frames: int = 64  # of a film; a longer one is an error
+    condition_dropout: float = 0.1  # probability that a generated medium loses what stands before it (guidance)
+    frame_mask_probability: float = 0.1  # that a frame of a generated film is hidden from all later ones
+    flip_min: float = 0.0  # the flip rate of a frame is drawn from [min + step * frame, max + step * frame]
+    flip_max: float = 0.25  # (report §2.2.3 gives no number; arXiv:2601.05966: 0 to 0.25, step 0.01)
+    flip_step: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where samples come from and how they become batches."""
 
@@ -147,6 +228,7 @@ class DataConfig:
     bad_line: Literal["error", "skip"] = "error"  # a malformed line; skipped ones are counted and reported
     num_workers: int = 1  # processes that tokenize; 0: in the training process
     prefetch_batches: int = 4
+    vision: VisionDataConfig = field(default_factory=VisionDataConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +252,40 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisualPromptConfig:
+    """A prompt with a medium in it or after it: `image` or `video` is looked at, then `text` read, then `draw` made."""
+
+    text: str = ""
+    image: str = ""  # file
+    video: str = ""  # file
+    fps: float = 4.0  # frames a second that are looked at, and that a drawn film is shown at
+    draw: Literal["", "image", "video"] = ""  # empty: answer in text
+    height: int = 0  # pixels of what is drawn; 0: the first of the model's resolutions
+    width: int = 0
+    num_frames: int = 1  # of a drawn film
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualSamplingConfig:
+    """How pictures and films are drawn, bit by bit."""
+
+    temperature: float = 1.0  # 0: always the likelier value
+    top_p: float = 1.0  # a bit whose likelier value has this probability takes it
+    guidance_start: float = 2.0  # classifier-free guidance at the first scale; 1: none
+    guidance_end: float = 2.0  # and at the last; linear between
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """How the samples that a run shows are drawn."""
 
     prompts: tuple[str, ...] = ("",)
+    visual_prompts: tuple[VisualPromptConfig, ...] = ()
     max_new_tokens: int = 128
     temperature: float = 0.8  # 0: greedy
     top_p: float = 0.95
     top_k: int = 0  # 0: no limit
+    vision: VisualSamplingConfig = field(default_factory=VisualSamplingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
