@@ -18,7 +18,7 @@ LEVELS = (
     ("config",),
     ("ops",),
     ("layers",),
-    ("tokenizers",),
+    ("tokenizers", "refiner"),
     ("modality",),
     ("model",),
     ("data", "parallel", "elastic", "planning"),
@@ -28,9 +28,9 @@ LEVELS = (
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 WITHOUT_PADDLE = ("errors", "config", "planning")
 WITHOUT_DISTRIBUTED = ("layers", "tokenizers", "modality", "model", "elastic")
-CORE_LIBRARIES = {"paddle", "numpy", "yaml", "sentencepiece", "safetensors", "tqdm"}
+CORE_LIBRARIES = {"paddle", "numpy", "yaml", "sentencepiece", "safetensors", "tqdm", "PIL"}
 # Libraries of an extra: only inside a function, so that the core install imports every module.
-EXTRA_LIBRARIES = {"visualdl", "matplotlib", "jieba", "paddlenlp"}
+EXTRA_LIBRARIES = {"visualdl", "matplotlib", "jieba", "paddlenlp", "av", "sklearn"}
 
 
 class Import(NamedTuple):
