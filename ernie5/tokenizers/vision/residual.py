@@ -1,10 +1,11 @@
 """Multi-scale residual quantisation of a frame, and its inverse a scale at a time (report §2.2.1, arXiv:2404.02905).
 
 Every scale adds codes of the same magnitude, as in arXiv:2412.04431; there is no factor a scale. On random latents with
-spectra from rough to smooth (1/f^0.5 to 1/f^2) and 3 to 7 scales, each scale lowers the error if the latents are 1.5 to
-3 times as long as a code, a length that the autoencoder is free to learn; shorter ones let the first scales overshoot.
-Factors that fall (geometric 0.95 to 0.5, inverse root of the scale's number or powers of its cells) gain more than a
-tenth of the error only where latents are very smooth and scales many, and elsewhere make the first scales overshoot.
+spectra from rough to smooth (1/f^0.5 to 1/f^2) and 3 to 7 scales, each scale lowers the error if the latents are two to
+four times as long as a code, more the rougher they are and the more scales there are; this length the autoencoder is
+free to learn, and with shorter latents the first scales overshoot. Factors that fall (geometric 0.95 to 0.5, inverse
+root of the scale's number, powers of its cells) lower the last error by more than a tenth only for smooth latents
+(1/f^1.5 and beyond) and six scales or more, and for rougher ones let the first scales overshoot.
 """
 
 from collections.abc import Sequence
