@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ernie5.config.load import load_config
-from ernie5.inference.complete import complete
+from ernie5.inference.show import show
 from ernie5.train.run import run
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +18,7 @@ SHORT = ("data.validation_fraction=0.02",)  # one document, so that the last eva
 def train(output_dir: Path, *overrides: str, resume: str = "") -> list[dict]:
     """Runs the tiny run file in this process; its metrics records."""
     config = load_config(TINY, [*SHORT, f"train.output_dir={output_dir}", *overrides])
-    run(config, resume, complete)
+    run(config, resume, show)
     return records(output_dir)
 
 

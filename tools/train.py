@@ -30,11 +30,11 @@ def main() -> None:
     config = load_config(arguments.config, arguments.opt)
     runtime.start_paddle(config.train.threads)
     runtime.configure(config.ops)
-    from ernie5.inference.complete import complete
+    from ernie5.inference.show import show
     from ernie5.train.run import run
 
     logging.getLogger("ernie5").setLevel(logging.INFO)
-    run(config, arguments.resume, complete)
+    run(config, arguments.resume, show)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What the types cannot say: each rule returns what is wrong and what to do, or None. Nothing is repaired."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
+from ernie5.config.ranges import joined, negative, not_a_share, not_positive, outside, prefixed
 from ernie5.config.schema import Config, ElasticConfig, MemberConfig, ModelConfig, StageConfig
+from ernie5.config.vision_rules import VISION_MODEL_RULES, VISION_RUN_RULES, VISION_STAGE_RULES
 from ernie5.errors import UserError
 
 
@@ -40,58 +42,30 @@ def _raise_all(source: str, found: list[str]) -> None:
         raise UserError(f"{source}: {len(found)} settings are out of range or do not fit together:{listed}")
 
 
-# Ranges of single values.
-
-
-def _outside(values: dict[str, float], fits: Callable[[float], bool], expected: str) -> str | None:
-    bad = [f"{name} is {value}" for name, value in values.items() if not fits(value)]
-    return f"{', '.join(bad)}: {expected}" if bad else None
-
-
-def _not_positive(**values: float) -> str | None:
-    return _outside(values, lambda value: value > 0, "must be above 0")
-
-
-def _negative(**values: float) -> str | None:
-    return _outside(values, lambda value: value >= 0, "must not be negative")
-
-
-def _not_a_share(**values: float) -> str | None:
-    return _outside(values, lambda value: 0 <= value <= 1, "must lie between 0 and 1")
-
-
-def _joined(*messages: str | None) -> str | None:
-    return "; ".join(message for message in messages if message) or None
-
-
-def _prefixed(prefix: str, messages: Iterable[str | None]) -> str | None:
-    return _joined(*(f"{prefix}.{message}" for message in messages if message))
-
-
 # The model alone.
 
 
 def model_sizes_are_positive(model: ModelConfig) -> str | None:
-    message = _not_positive(
+    message = not_positive(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
         num_hidden_layers=model.num_hidden_layers,
         rms_norm_eps=model.rms_norm_eps,
         initializer_range=model.initializer_range,
     )
-    return _prefixed("model", [message, _negative(intermediate_size=model.intermediate_size)])
+    return prefixed("model", [message, negative(intermediate_size=model.intermediate_size)])
 
 
 def attention_sizes_are_positive(model: ModelConfig) -> str | None:
     attention = model.attention
-    message = _not_positive(
+    message = not_positive(
         num_attention_heads=attention.num_attention_heads,
         num_key_value_heads=attention.num_key_value_heads,
         head_dim=attention.head_dim,
         rope_theta=attention.rope_theta,
     )
-    share = _not_a_share(rope_temporal_fraction=attention.rope_temporal_fraction)
-    return _prefixed("model.attention", [message, share])
+    share = not_a_share(rope_temporal_fraction=attention.rope_temporal_fraction)
+    return prefixed("model.attention", [message, share])
 
 
 def heads_share_key_value_heads_evenly(model: ModelConfig) -> str | None:
@@ -111,23 +85,23 @@ def head_dim_turns_with_every_axis(model: ModelConfig) -> str | None:
 
 def moe_sizes_are_in_range(model: ModelConfig) -> str | None:
     moe = model.moe
-    message = _negative(
+    message = negative(
         num_experts=moe.num_experts,
         num_experts_per_tok=moe.num_experts_per_tok,
         moe_intermediate_size=moe.moe_intermediate_size,
         num_shared_experts=moe.num_shared_experts,
         num_dense_layers=moe.num_dense_layers,
     )
-    return _prefixed("model.moe", [message, _not_positive(routed_scaling_factor=moe.routed_scaling_factor)])
+    return prefixed("model.moe", [message, not_positive(routed_scaling_factor=moe.routed_scaling_factor)])
 
 
 def experts_come_with_their_settings(model: ModelConfig) -> str | None:
     moe = model.moe
     if moe.num_experts > 0:
-        message = _not_positive(
+        message = not_positive(
             num_experts_per_tok=moe.num_experts_per_tok, moe_intermediate_size=moe.moe_intermediate_size
         )
-        return f"{_prefixed('model.moe', [message])}, as num_experts is {moe.num_experts}" if message else None
+        return f"{prefixed('model.moe', [message])}, as num_experts is {moe.num_experts}" if message else None
     settings = ("num_experts_per_tok", "moe_intermediate_size", "num_shared_experts")
     left = [f"{name} is {value}" for name in settings if (value := getattr(moe, name))]
     return f"model.moe.{', '.join(left)}: must be 0, as num_experts is 0 and so every layer is dense" if left else None
@@ -163,14 +137,14 @@ def one_prediction_block_at_most(model: ModelConfig) -> str | None:
 
 
 def stage_sizes_are_in_range(stage: StageConfig) -> str | None:
-    positive = _not_positive(
+    positive = not_positive(
         max_seq_len=stage.max_seq_len,
         num_tokens=stage.num_tokens,
         batch_tokens=stage.batch_tokens,
         micro_batch_rows=stage.micro_batch_rows,
         learning_rate=stage.learning_rate,
     )
-    not_negative = _negative(
+    not_negative = negative(
         batch_start_tokens=stage.batch_start_tokens,
         batch_ramp_tokens=stage.batch_ramp_tokens,
         min_learning_rate=stage.min_learning_rate,
@@ -178,7 +152,7 @@ def stage_sizes_are_in_range(stage: StageConfig) -> str | None:
         expert_bias_speed=stage.expert_bias_speed,
         mtp_loss_weight=stage.mtp_loss_weight,
     )
-    return _joined(positive, not_negative, _not_a_share(decay_fraction=stage.decay_fraction))
+    return joined(positive, not_negative, not_a_share(decay_fraction=stage.decay_fraction))
 
 
 def batch_is_whole_rows(stage: StageConfig) -> str | None:
@@ -215,7 +189,7 @@ def only_wsd_has_a_decay_fraction(stage: StageConfig) -> str | None:
 
 
 def draw_probabilities_are_shares(elastic: ElasticConfig, config: Config) -> str | None:
-    return _not_a_share(
+    return not_a_share(
         depth_probability=elastic.depth_probability,
         width_probability=elastic.width_probability,
         sparsity_probability=elastic.sparsity_probability,
@@ -223,14 +197,14 @@ def draw_probabilities_are_shares(elastic: ElasticConfig, config: Config) -> str
 
 
 def draw_sizes_are_in_range(elastic: ElasticConfig, config: Config) -> str | None:
-    positive = _not_positive(
+    positive = not_positive(
         min_layers=elastic.min_layers,
         min_experts=elastic.min_experts,
         expert_multiple=elastic.expert_multiple,
         min_top_k=elastic.min_top_k,
     )
-    kept = _negative(keep_first_layers=elastic.keep_first_layers, keep_last_layers=elastic.keep_last_layers)
-    return _joined(positive, kept)
+    kept = negative(keep_first_layers=elastic.keep_first_layers, keep_last_layers=elastic.keep_last_layers)
+    return joined(positive, kept)
 
 
 def drawn_depth_fits_the_model(elastic: ElasticConfig, config: Config) -> str | None:
@@ -350,11 +324,11 @@ def _source_faults(config: Config) -> Iterator[str]:
 
 def data_settings_are_in_range(config: Config) -> str | None:
     data = config.data
-    fraction = _outside(
+    fraction = outside(
         {"validation_fraction": data.validation_fraction}, lambda value: 0 < value < 1, "must lie inside 0 and 1"
     )
-    workers = _negative(num_workers=data.num_workers)
-    return _prefixed("data", [fraction, workers, _not_positive(prefetch_batches=data.prefetch_batches)])
+    workers = negative(num_workers=data.num_workers)
+    return prefixed("data", [fraction, workers, not_positive(prefetch_batches=data.prefetch_batches)])
 
 
 def tokenizer_fits_the_model(config: Config) -> str | None:
@@ -366,26 +340,26 @@ def tokenizer_fits_the_model(config: Config) -> str | None:
 
 def tokenizer_settings_are_in_range(config: Config) -> str | None:
     tokenizer = config.tokenizer
-    size = _negative(vocab_size=tokenizer.vocab_size)
-    text = _not_positive(max_train_bytes=tokenizer.max_train_bytes)
-    return _prefixed("tokenizer", [size, text, _not_a_share(bpe_dropout=tokenizer.bpe_dropout)])
+    size = negative(vocab_size=tokenizer.vocab_size)
+    text = not_positive(max_train_bytes=tokenizer.max_train_bytes)
+    return prefixed("tokenizer", [size, text, not_a_share(bpe_dropout=tokenizer.bpe_dropout)])
 
 
 def optimizer_settings_are_in_range(config: Config) -> str | None:
     optimizer = config.optimizer
     betas = {"beta1": optimizer.beta1, "beta2": optimizer.beta2}
-    beta = _outside(betas, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
-    others = _negative(
+    beta = outside(betas, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+    others = negative(
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
         router_lr_scale=optimizer.router_lr_scale,
     )
-    return _prefixed("optimizer", [beta, others, _not_positive(epsilon=optimizer.epsilon)])
+    return prefixed("optimizer", [beta, others, not_positive(epsilon=optimizer.epsilon)])
 
 
 def train_settings_are_in_range(config: Config) -> str | None:
     train = config.train
-    counts = _negative(
+    counts = negative(
         seed=train.seed,
         max_steps=train.max_steps,
         log_steps=train.log_steps,
@@ -394,16 +368,16 @@ def train_settings_are_in_range(config: Config) -> str | None:
         save_steps=train.save_steps,
         threads=train.threads,
     )
-    kept = _not_positive(keep_checkpoints=train.keep_checkpoints, max_eval_tokens=train.max_eval_tokens)
+    kept = not_positive(keep_checkpoints=train.keep_checkpoints, max_eval_tokens=train.max_eval_tokens)
     folder = None if train.output_dir else "output_dir is empty: name the folder of the run"
-    return _prefixed("train", [counts, kept, folder])
+    return prefixed("train", [counts, kept, folder])
 
 
 def generation_settings_are_in_range(config: Config) -> str | None:
     generation = config.generation
-    top_p = _outside({"top_p": generation.top_p}, lambda value: 0 < value <= 1, "must be above 0 and at most 1")
-    others = _negative(temperature=generation.temperature, top_k=generation.top_k)
-    return _prefixed("generation", [top_p, others, _not_positive(max_new_tokens=generation.max_new_tokens)])
+    top_p = outside({"top_p": generation.top_p}, lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+    others = negative(temperature=generation.temperature, top_k=generation.top_k)
+    return prefixed("generation", [top_p, others, not_positive(max_new_tokens=generation.max_new_tokens)])
 
 
 MODEL_RULES = (
@@ -417,6 +391,7 @@ MODEL_RULES = (
     dense_layers_fit_the_depth,
     dense_layers_have_a_width,
     one_prediction_block_at_most,
+    *VISION_MODEL_RULES,
 )
 STAGE_RULES = (
     stage_sizes_are_in_range,
@@ -424,6 +399,7 @@ STAGE_RULES = (
     batch_ramp_goes_up,
     learning_rate_goes_down,
     only_wsd_has_a_decay_fraction,
+    *VISION_STAGE_RULES,
 )
 ELASTIC_RULES = (
     draw_probabilities_are_shares,
@@ -446,4 +422,5 @@ RUN_RULES = (
     optimizer_settings_are_in_range,
     train_settings_are_in_range,
     generation_settings_are_in_range,
+    *VISION_RUN_RULES,
 )

@@ -8,6 +8,7 @@ from ernie5.data.manifest import BadLine
 from ernie5.data.mixture import Mixture
 from ernie5.data.pieces import Pieces
 from ernie5.data.sequence import EncodedSample, Tokenizer, encode_sample
+from ernie5.data.visual import VisionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,16 @@ class Encoder:
     """A pure function of a sample's number; can be pickled."""
 
     def __init__(
-        self, pieces: Sequence[Pieces], mixture: Mixture, tokenizer: Tokenizer, bpe_dropout: float, skip_bad_lines: bool
+        self,
+        pieces: Sequence[Pieces],
+        mixture: Mixture,
+        tokenizer: Tokenizer,
+        bpe_dropout: float,
+        skip_bad_lines: bool,
+        vision: VisionSettings | None = None,
     ):
         self.pieces, self.mixture, self.tokenizer = pieces, mixture, tokenizer
-        self.bpe_dropout, self.skip_bad_lines = bpe_dropout, skip_bad_lines
+        self.bpe_dropout, self.skip_bad_lines, self.vision = bpe_dropout, skip_bad_lines, vision
 
     def __call__(self, number: int) -> EncodedSample | Skipped:
         """Raises UserError for a sample that cannot be used."""
@@ -37,4 +44,4 @@ class Encoder:
             if not self.skip_bad_lines:
                 raise
             return Skipped(str(error))
-        return encode_sample(sample, self.tokenizer, self.bpe_dropout, draw.seed)
+        return encode_sample(sample, self.tokenizer, self.bpe_dropout, draw.seed, self.vision)

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ernie5.data.sequence import EncodedSample
 from ernie5.errors import UserError
-from ernie5.modality.unified import IGNORE_INDEX, TokenKind, UnifiedSequence
+from ernie5.modality.unified import IGNORE_INDEX, TokenKind, UnifiedSequence, VisualMedium
 
 
 class Part(NamedTuple):
@@ -38,18 +38,18 @@ def fill_row(
     """The next row, and moves the cursor behind it; None when there is nothing left.
 
     `get(number)` is the sample of that number, empty where it is left out, None after the last. With `split`, a sample
-    goes on in the next row where the row ends; with `error`, it starts a new row instead, and one longer than a row
-    raises UserError.
+    goes on in the next row where the row ends; with `error`, and where it holds media, it starts a new row instead, and
+    one longer than a row raises UserError.
     """
     parts: list[Part] = []
     space = max_seq_len
     while space and (sample := get(cursor.number)) is not None:
         length = len(sample)
-        if too_long == "error" and length > space:
+        if length > space and (too_long == "error" or sample.places is not None):
             if length > max_seq_len:
+                remedy = "raise it" + (", or set data.too_long: split" if sample.places is None else "")
                 raise UserError(
-                    f"{sample.origin}: has {length} tokens, but max_seq_len of the stage is {max_seq_len}: "
-                    "raise it, or set data.too_long: split"
+                    f"{sample.origin}: has {length} tokens, but max_seq_len of the stage is {max_seq_len}: {remedy}"
                 )
             break
         end = min(cursor.offset + space, length)
@@ -75,7 +75,9 @@ def build_row(parts: Iterable[Part], max_seq_len: int, pad_id: int) -> UnifiedSe
     labels = np.full(max_seq_len, IGNORE_INDEX, dtype=np.int64)
     loss_weight = np.zeros(max_seq_len, dtype=np.float32)
     document_ids = np.full(max_seq_len, -1, dtype=np.int32)
-    positions = np.zeros(max_seq_len, dtype=np.float32)
+    positions = np.zeros([max_seq_len, 3], dtype=np.float32)
+    kinds = np.full(max_seq_len, TokenKind.PADDING, dtype=np.int8)
+    media: list[VisualMedium] = []
     mask_rows = np.stack([place + 1, place], axis=1).astype(np.int32)
     first = 0
     for document, (sample, start, end) in enumerate(parts):
@@ -85,17 +87,27 @@ def build_row(parts: Iterable[Part], max_seq_len: int, pad_id: int) -> UnifiedSe
         labels[first : first + len(targets)] = targets
         loss_weight[first : first + len(targets)] = sample.loss[start + 1 : end + 1]
         document_ids[first:last] = document
-        positions[first:last] = place[: last - first]
-        mask_rows[first:last, 0] = last
+        if sample.places is None:
+            positions[first:last] = place[: last - first, None]
+            kinds[first:last] = TokenKind.TEXT
+            mask_rows[first:last, 0] = last
+        else:
+            places = sample.places
+            positions[first:last] = places.positions
+            kinds[first:last] = places.kinds
+            mask_rows[first:last, 0] = np.minimum(places.hidden_from, last - first) + first
+            mask_rows[first:last, 1] = places.group_start + first
+            media += [replace(medium, start=medium.start + first) for medium in places.media]
         first = last
     return UnifiedSequence(
         input_ids=input_ids,
-        token_kind=np.where(document_ids < 0, TokenKind.PADDING, TokenKind.TEXT).astype(np.int8),
-        position_ids=np.repeat(positions[:, None], 3, axis=1),
+        token_kind=kinds,
+        position_ids=positions,
         labels=labels,
         loss_weight=loss_weight,
         mask_rows=mask_rows,
         document_ids=document_ids,
+        media=tuple(media),
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 
 from ernie5.modality.unified import IGNORE_INDEX, UnifiedSequence
+from ernie5.modality.vision_codes import VisionBatch, VisionCoder
 
 
 class Batch(NamedTuple):
@@ -19,10 +20,16 @@ class Batch(NamedTuple):
     next_ids: paddle.Tensor  # int64: the id that follows, which multi-token prediction embeds; 0 where none does
     mtp_labels: paddle.Tensor  # int64: the id after the next
     mtp_loss_weight: paddle.Tensor  # float32
+    vision: VisionBatch | None = None  # where a row holds a picture or a film
+
+    @property
+    def has_generated(self) -> bool:
+        """Whether a picture or a film is among the targets."""
+        return self.vision is not None and self.vision.generated is not None
 
 
-def make_batch(rows: UnifiedSequence) -> Batch:
-    """Stacked rows [batch, seq] -> Batch."""
+def make_batch(rows: UnifiedSequence, coder: VisionCoder | None = None) -> Batch:
+    """Stacked rows [batch, seq] -> Batch. `coder` turns the pixels of rows that hold media into tokens."""
     labels, weight = masked_targets(rows.labels, rows.loss_weight)
     mtp_labels, mtp_weight = mtp_targets(rows)
     next_ids = np.where(rows.labels == IGNORE_INDEX, 0, rows.labels)
@@ -32,6 +39,7 @@ def make_batch(rows: UnifiedSequence) -> Batch:
         tensor(rows.position_ids),
         rows.mask_rows,
         *(tensor(array) for array in (labels, weight, next_ids, mtp_labels, mtp_weight)),
+        vision=coder.encode(rows.media, rows.input_ids.shape[1]) if rows.media else None,
     )
 
 

@@ -1,6 +1,6 @@
 """The unified sequence: one packed row, whatever it holds, and a batch of rows. NumPy only."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 import numpy as np
@@ -16,6 +16,19 @@ class TokenKind(IntEnum):
     VISION_GENERATION = 2
     AUDIO = 3
     PADDING = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VisualMedium:
+    """A picture or a film of a row: what it shows and where its tokens stand."""
+
+    pixels: np.ndarray  # uint8 [frames, height, width, 3]
+    start: int  # place of its first token, behind BOI or BOV
+    length: int  # number of its tokens
+    scales: tuple[tuple[int, ...], ...] = ()  # of one that is generated; none: it is understood
+    flip_rates: np.ndarray | None = None  # float64 [latent frames, scales]: probability that a bit of history is wrong
+    flip_seed: int = 0
+    row: int = 0  # of the batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,18 +49,25 @@ class UnifiedSequence:
     loss_weight: np.ndarray  # float32 [seq]
     mask_rows: np.ndarray  # int32 [seq, 2 or 4]
     document_ids: np.ndarray  # int32 [seq]; 0, 1, ... in order; -1 at padding
+    media: tuple[VisualMedium, ...] = ()  # in order
 
     def __len__(self) -> int:
         return self.input_ids.shape[-1]
 
     def split(self, num_rows: int) -> list["UnifiedSequence"]:
         """Stacked rows [batch, seq] in parts of at most num_rows."""
-        parts = range(0, len(self.input_ids), num_rows)
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return [UnifiedSequence(**{k: a[i : i + num_rows] for k, a in arrays.items()}) for i in parts]
+        return [self._rows(start, start + num_rows) for start in range(0, len(self.input_ids), num_rows)]
+
+    def _rows(self, start: int, end: int) -> "UnifiedSequence":
+        arrays = {name: getattr(self, name)[start:end] for name in _ARRAYS}
+        media = tuple(replace(medium, row=medium.row - start) for medium in self.media if start <= medium.row < end)
+        return UnifiedSequence(**arrays, media=media)
+
+
+_ARRAYS = [field.name for field in fields(UnifiedSequence) if field.name != "media"]
 
 
 def stack(rows: list[UnifiedSequence]) -> UnifiedSequence:
     """Rows of equal length -> one UnifiedSequence whose arrays are [batch, seq, ...]."""
-    names = [f.name for f in fields(UnifiedSequence)]
-    return UnifiedSequence(**{name: np.stack([getattr(row, name) for row in rows]) for name in names})
+    media = tuple(replace(medium, row=i) for i, row in enumerate(rows) for medium in row.media)
+    return UnifiedSequence(**{name: np.stack([getattr(row, name) for row in rows]) for name in _ARRAYS}, media=media)

@@ -43,9 +43,7 @@ def understanding_layout(num_frames: int, height: int, width: int) -> VisualLayo
     )
 
 
-def generation_layout(
-    num_frames: int, scales: Scales, window: int, masked_frames: Sequence[int] = ()
-) -> VisualLayout:
+def generation_layout(num_frames: int, scales: Scales, window: int, masked_frames: Sequence[int] = ()) -> VisualLayout:
     """Of every frame in order: the inputs of scales 1, 2, ..., then the sum of all scales (at the size of scale 0).
 
     A frame is hidden from the frames more than `window` behind it, or from all behind it if it is in `masked_frames`.
@@ -67,7 +65,7 @@ def generation_layout(
 
 
 def scale_coordinates(scale: Sequence[int], last: Sequence[int]) -> np.ndarray:
-    """float64 [h * w, 2]: the centres of a scale's cells in cells of the last scale, where cell 0 has its centre at 0."""
+    """float64 [h * w, 2]: the centres of a scale's cells, in cells of the last scale, whose cell 0 lies at 0."""
     axes = [(np.arange(n) + 0.5) * whole / n - 0.5 for n, whole in zip(scale, last, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 

@@ -6,6 +6,7 @@ read by the heads of its modalities; each gives the loss of its next group of to
 
 from typing import NamedTuple
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -14,6 +15,8 @@ from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout, make_layout
 from ernie5.modality.batch import Batch
 from ernie5.modality.text import TextModality
+from ernie5.modality.vision_generation import VisionGeneration
+from ernie5.modality.vision_understanding import VisionUnderstanding
 from ernie5.model.block import Block, BlockOutput
 from ernie5.model.decoder import Decoder
 from ernie5.model.mtp import MultiTokenPrediction
@@ -25,6 +28,7 @@ class Losses(NamedTuple):
 
     text: paddle.Tensor  # float32 scalar
     mtp: paddle.Tensor | None  # float32 scalar; None in a model without the block
+    vision: paddle.Tensor | None  # float32 scalar, of the mean over a token's bits; None where nothing is generated
     tokens_per_expert: dict[
         int, paddle.Tensor
     ]  # layer id (the prediction block's is the number of layers) -> int64 [experts]
@@ -39,6 +43,11 @@ class Ernie5ForCausalLM(nn.Layer):
         self.text = TextModality(config)
         self.decoder = Decoder(config)
         self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
+        self.vision_understanding = self.vision_generation = None
+        if config.vision is not None:
+            sizes = (config.hidden_size, config.initializer_range)
+            self.vision_understanding = VisionUnderstanding(config.vision, *sizes)
+            self.vision_generation = VisionGeneration(config.vision, *sizes)
 
     def blocks(self) -> dict[int, Block]:
         """Every block by its layer id, which is its row in a subnet's expert mask."""
@@ -47,22 +56,49 @@ class Ernie5ForCausalLM(nn.Layer):
 
     def forward(self, batch: Batch, subnet: Subnet) -> Losses:
         layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
-        decoded = self.decoder(self.text.embed(batch.input_ids), layout, subnet)
+        decoded = self.decoder(self.embed(batch), layout, subnet)
         text_loss = self.text.loss(decoded.hidden_states, batch.labels, batch.loss_weight)
+        vision_loss = self._vision_loss(decoded.hidden_states, batch)
         if self.mtp is None:
-            return Losses(text_loss, None, decoded.tokens_per_expert)
+            return Losses(text_loss, None, vision_loss, decoded.tokens_per_expert)
         predicted = self.predict_second_next(decoded.residual, batch.next_ids, layout, subnet)
         mtp_loss = self.text.loss(predicted.hidden_states, batch.mtp_labels, batch.mtp_loss_weight)
         loads = dict(decoded.tokens_per_expert)
         if predicted.tokens_per_expert is not None:
             loads[self.mtp.layer_id] = predicted.tokens_per_expert
-        return Losses(text_loss, mtp_loss, loads)
+        return Losses(text_loss, mtp_loss, vision_loss, loads)
 
-    def text_loss(self, batch: Batch, subnet: Subnet) -> paddle.Tensor:
-        """The weighted sum of the next-token losses alone, in nats, as evaluation takes it."""
+    def validation_losses(self, batch: Batch, subnet: Subnet) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+        """The weighted sums of next-token losses and of visual losses, as in `Losses`; no prediction block."""
         layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
-        hidden_states = self.hidden_states(batch.input_ids, layout, subnet)
-        return self.text.loss(hidden_states, batch.labels, batch.loss_weight)
+        hidden_states = self.decoder(self.embed(batch), layout, subnet).hidden_states
+        text_loss = self.text.loss(hidden_states, batch.labels, batch.loss_weight)
+        return text_loss, self._vision_loss(hidden_states, batch)
+
+    def embed(self, batch: Batch) -> paddle.Tensor:
+        """The unified sequence as the layers take it, [batch, seq, hidden]: words, visual tokens in their places."""
+        words = self.text.embed(batch.input_ids)
+        if batch.vision is None:
+            return words
+        rows, places = [words.reshape([-1, words.shape[-1]])], []
+        for group in batch.vision.understood:
+            rows.append(self.vision_understanding(group.pixels).reshape([-1, words.shape[-1]]))
+            places.append(group.places)
+        generated = batch.vision.generated
+        if generated is not None:
+            rows.append(self.vision_generation.embed(generated.inputs, generated.scale_ids))
+            places.append(generated.places)
+        where = np.arange(rows[0].shape[0])
+        where[np.concatenate(places)] = len(where) + np.arange(sum(map(len, places)))
+        return paddle.gather(paddle.concat(rows), paddle.to_tensor(where)).reshape(words.shape)
+
+    def _vision_loss(self, hidden_states: paddle.Tensor, batch: Batch) -> paddle.Tensor | None:
+        generated = batch.vision.generated if batch.vision is not None else None
+        if generated is None:
+            return None
+        rows = hidden_states.reshape([-1, hidden_states.shape[-1]])
+        predicting = paddle.gather(rows, paddle.to_tensor(generated.target_places))
+        return self.vision_generation.loss(predicting, generated.targets, paddle.to_tensor(generated.weight))
 
     def predict_second_next(
         self,

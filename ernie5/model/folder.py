@@ -11,21 +11,30 @@ from ernie5.errors import UserError
 from ernie5.model.checkpoint_names import to_folder_name
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.weights import assign, load_tensors, save_tensors
+from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
 ARCHITECTURE, MODEL_TYPE = "Ernie5ForCausalLM", "ernie5"
+VISION_TOKENIZER = "vision_tokenizer"  # its folder in the model folder
 _SECTIONS = {"attention": AttentionConfig, "moe": MoEConfig}
 # written for the ecosystem's loaders; not settings of the model
 _ABOUT = {"architectures", "model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"}
 
 
-def save_pretrained(model: Ernie5ForCausalLM, folder: Path | str, tokenizer_dir: Path | None = None) -> Path:
-    """Writes a folder that `from_pretrained` and the ecosystem's loaders read; the tokenizer's files are copied in."""
+def save_pretrained(
+    model: Ernie5ForCausalLM,
+    folder: Path | str,
+    tokenizer_dir: Path | None = None,
+    vision_tokenizer_dir: Path | None = None,
+) -> Path:
+    """Writes a folder that `from_pretrained` and the ecosystem's loaders read; the tokenizers' files are copied in."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({to_folder_name(name): tensor for name, tensor in model.state_dict().items()}, folder)
     dtype = str(model.text.embed_tokens.weight.dtype).removeprefix("paddle.")
     about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": dtype}
     token_ids = _copy_tokenizer(tokenizer_dir, folder) if tokenizer_dir is not None else {}
+    if vision_tokenizer_dir is not None:
+        VisionTokenizer.from_pretrained(vision_tokenizer_dir).save_pretrained(folder / VISION_TOKENIZER)
     _write_json(folder / "config.json", about | token_ids | flat_config(model.config))
     _write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
     return folder

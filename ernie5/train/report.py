@@ -12,8 +12,8 @@ from ernie5.errors import UserError
 from ernie5.train.charts import Point, Series, compact, heat_map, legend, line_chart, ramp, smooth
 from ernie5.train.metrics import FILE_NAME, read_metrics
 from ernie5.train.report_page import card, figure, page, table
+from ernie5.train.report_samples import samples_section, scores_section
 
-MAX_SAMPLE_STEPS = 6  # steps whose samples are shown: the first, the last, and some between
 MAX_EVENTS = 40
 A, B, C, D, E, F = (f"var(--{name})" for name in "abcdef")
 
@@ -39,9 +39,10 @@ def write_report(run_dir: Path | str) -> Path:
         sections=[
             _figures(run, by_kind),
             _curves(by_kind),
+            scores_section(run_dir),
             _balance(by_kind["train"]),
             _members(config, by_kind["eval"]),
-            _samples(by_kind["sample"]),
+            samples_section(by_kind["sample"], run_dir),
             _events_and_environment(run, by_kind["event"]),
             _configuration(config_text),
         ],
@@ -99,6 +100,14 @@ def _curves(by_kind: dict[str, list[Record]]) -> str:
             ],
         ),
         ("Validation bits per byte", bits),
+        (
+            "Loss of pictures and films, nats a bit",
+            [
+                Series("each step", _points(steps, "loss_vision"), C, faint=True),
+                Series("training, smoothed", smooth(_points(steps, "loss_vision")), C),
+                Series("validation", _points(evaluations, "loss_vision"), B, dots=True),
+            ],
+        ),
         ("Loss of multi-token prediction", _with_median("training", _points(steps, "loss_mtp"), D)),
         ("Learning rate", [Series("learning rate", _points(steps, "lr"), C)]),
         ("Gradient norm, before clipping", _with_median("global norm", _points(steps, "grad_norm"), E)),
@@ -157,26 +166,6 @@ def _scores(score: Record, full: Record) -> list[str]:
         return ["not finite", "", ""]
     against = "" if score is full else f"{100 * (bits / full['bits_per_byte'] - 1):+.1f} %"
     return [f"{loss:.3f}", f"{bits:.3f}", against]
-
-
-def _samples(samples: list[Record]) -> str:
-    steps = sorted({record["step"] for record in samples})
-    if not steps:
-        return ""
-    count = min(MAX_SAMPLE_STEPS, len(steps))
-    chosen = sorted({steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)}, reverse=True)
-    cards = []
-    for step in chosen:
-        texts = "".join(
-            f"<pre><b>{escape(record.get('prompt') or '')}</b>{escape(record.get('text') or '')}</pre>"
-            for record in samples
-            if record["step"] == step
-        )
-        cards.append(f'<div class="card sample"><h3>Step {step:,}</h3>{texts}</div>')
-    left_out = len(steps) - len(chosen)
-    note = "The newest first; prompts in colour, the model's continuation after them."
-    note += f" {left_out} more in {FILE_NAME}." if left_out else ""
-    return f'<h2>Samples</h2><p class="note">{note}</p>{"".join(cards)}'
 
 
 def _events_and_environment(run: Record, events: list[Record]) -> str:

@@ -43,6 +43,10 @@ tbody td, tbody th { border-top: 1px solid var(--rule); vertical-align: top; } .
 .sample pre { margin: 8px 0 0; padding-left: 14px; border-left: 2px solid var(--rule); white-space: pre-wrap;
   overflow-wrap: anywhere; font: 14px/1.6 ui-serif, Georgia, "Noto Serif", "Noto Serif CJK SC", serif; }
 .sample b { color: var(--a); font-weight: 600; }
+.drawings { display: flex; flex-wrap: wrap; gap: 14px; margin-top: 10px; } figure { margin: 0; max-width: 240px; }
+.drawings.large figure { max-width: 100%; }
+img { image-rendering: pixelated; max-width: 100%; border-radius: 6px; display: block; }
+figcaption { color: var(--soft); font-size: 12.5px; line-height: 1.4; margin-top: 4px; }
 details { margin-top: 14px; } summary { cursor: pointer; font-weight: 600; }
 details pre { overflow-x: auto; margin: 12px 0 0;
   font: 12.5px/1.5 ui-monospace, Consolas, "DejaVu Sans Mono", monospace; }

@@ -23,6 +23,7 @@ from ernie5.data.sample import Sample, Text
 from ernie5.data.sequence import encode_sample
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.split import open_splits
+from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import save_pretrained
@@ -30,6 +31,7 @@ from ernie5.model.weights import assign
 from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
+from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
 from ernie5.train.metrics import MetricsLog, read_metrics
@@ -38,32 +40,39 @@ from ernie5.train.optimizer_state import export_optimizer, import_optimizer
 from ernie5.train.precision import cast_parameters, set_device
 from ernie5.train.report import write_report
 from ernie5.train.rng import get_rng_states, set_rng_states
-from ernie5.train.trainer import Services, Trainer, TrainState
+from ernie5.train.trainer import Services, Shown, Trainer, TrainState
+from ernie5.train.vision_tokenizers import VisionTokenizers
 
 logger = logging.getLogger(__name__)
 
 TEXT_BYTES = 2**16  # of a long plain text that are held, or scored, at once
 
-# (model, tokenizer, prompts, config, seed) -> texts; given by the tool, because generation lies above training
-Completer = Callable[[Ernie5ForCausalLM, TextTokenizer, Sequence[str], GenerationConfig, int], list[str]]
+# (model, tokenizer, vision tokenizer, config, seed, run folder, name) -> what to show of a run, the media of which are
+# written to files of the run folder that begin with the name; given by the tool, because generation lies above training
+Show = Callable[
+    [Ernie5ForCausalLM, TextTokenizer, VisionTokenizer | None, GenerationConfig, int, Path, str], list[Shown]
+]
 
 
-def run(config: Config, resume: str, complete: Completer) -> bool:
+def run(config: Config, resume: str, show: Show) -> bool:
     """Trains. `resume` is "", "auto" or a checkpoint's folder. False: stopped by a signal, and saved.
 
     Raises UserError before anything is built or overwritten where that can be known, Fault for what breaks on the way.
     """
     run_dir = Path(config.train.output_dir)
     with _claim(run_dir):
-        return _run(config, run_dir, resume, complete)
+        return _run(config, run_dir, resume, show)
 
 
-def _run(config: Config, run_dir: Path, resume: str, complete: Completer) -> bool:
+def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
     tokenizer, tokenizer_dir = _tokenizer(config, train, run_dir, checkpoint)
+    vision = VisionTokenizers(config, run_dir, checkpoint is not None) if config.model.vision else None
     model = build_model(config, precision)
+    if vision is not None and checkpoint is None:
+        model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
     optimizer = build_optimizer(model, config.optimizer)
     validation_set = _Validation(validation, tokenizer, config)
     validation_set(config.stages[0].max_seq_len, False)  # what is wrong with it shows now, not after hours
@@ -75,6 +84,7 @@ def _run(config: Config, run_dir: Path, resume: str, complete: Completer) -> boo
         longest_seq_len=max(stage.max_seq_len for stage in config.stages),
         seed=config.train.seed,
         bpe_dropout=config.tokenizer.bpe_dropout,
+        vision=config.model.vision,
     )
     with closing(MetricsLog(run_dir, config.train.visualdl)) as metrics, loader:
 
@@ -83,23 +93,29 @@ def _run(config: Config, run_dir: Path, resume: str, complete: Completer) -> boo
                 step=state.step,
                 model_tensors=model.state_dict(),
                 optimizer_tensors=export_optimizer(optimizer, model),
-                state={"train": asdict(state), "loader": loader_state, "rng": get_rng_states()},
+                state={
+                    "train": asdict(state),
+                    "loader": loader_state,
+                    "rng": get_rng_states(),
+                    "vision_tokenizers": vision.digests if vision else {},
+                },
                 config_text=dump(config),
                 tokenizer_dir=tokenizer_dir,
                 tokenizer_digest=tokenizer.digest,
                 score=score,
             )
 
-        def show_samples(step: int) -> list[tuple[str, str]]:
-            prompts = config.generation.prompts
-            texts = complete(model, tokenizer, prompts, config.generation, config.train.seed + step)
-            shown = list(zip(prompts, texts, strict=True))
-            lines = "\n\n".join(f"--- {prompt!r}\n{prompt}{text}" for prompt, text in shown)
-            _write_text(run_dir / "samples" / f"step_{step:08d}.txt", lines + "\n")
+        def show_samples(step: int, vision_bits: int) -> list[Shown]:
+            vision_tokenizer = vision.by_bits[vision_bits or vision.most_bits] if vision else None
+            name, seed = f"samples/step_{step:08d}", config.train.seed + step
+            (run_dir / "samples").mkdir(exist_ok=True)
+            shown = show(model, tokenizer, vision_tokenizer, config.generation, seed, run_dir, name)
+            lines = "\n\n".join(f"--- {s.prompt!r}\n{s.prompt}{s.text}{s.output_file}" for s in shown)
+            _write_text(run_dir / f"{name}.txt", lines + "\n")
             return shown
 
         services = Services(metrics=metrics, save=save, show_samples=show_samples, validation=validation_set)
-        trainer = Trainer(config, model, optimizer, loader, services)
+        trainer = Trainer(config, model, optimizer, loader, services, vision)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
         else:
@@ -115,7 +131,8 @@ def _run(config: Config, run_dir: Path, resume: str, complete: Completer) -> boo
             finished = trainer.fit()
         finally:
             _report(run_dir)
-    save_pretrained(model, run_dir / "model", tokenizer_dir)
+    vision_dir = vision.folders[trainer.state.vision_bits or vision.most_bits] if vision else None
+    save_pretrained(model, run_dir / "model", tokenizer_dir, vision_dir)
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
@@ -220,10 +237,13 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         state = TrainState(**checkpoint.state["train"])
         set_rng_states(checkpoint.state["rng"])
         loader_state = checkpoint.state["loader"]
+        vision_digests = checkpoint.state["vision_tokenizers"]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{checkpoint.path / 'state.json'}: written by another version of ernie5 ({error}); resume with that one"
         ) from None
+    if trainer.vision is not None:
+        trainer.vision.require(vision_digests, checkpoint.path)
     trainer.restore(state, loader_state)
 
 
@@ -246,7 +266,9 @@ class _Validation:
         return self._sets[key]
 
     def _pack(self, max_seq_len: int, max_tokens: int) -> ValidationSet:
-        samples = (encode_sample(sample, self._tokenizer) for sample in self._shuffled())
+        vision = self._config.model.vision
+        settings = VisionSettings(vision, self._config.data.vision).uncorrupted() if vision else None
+        samples = (encode_sample(sample, self._tokenizer, vision=settings) for sample in self._shuffled())
         packed = list(pack_all(samples, max_seq_len, self._tokenizer.pad_id, max_tokens))
         num_bytes = sum(row.num_bytes for row in packed)
         if not num_bytes:

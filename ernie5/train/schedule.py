@@ -40,3 +40,9 @@ def steps_left(stage: StageConfig, tokens: int) -> int:
         tokens += batch_rows(stage, tokens) * stage.max_seq_len
         steps += 1
     return steps + max(0, -(-(stage.num_tokens - tokens) // stage.batch_tokens))
+
+
+def vision_bits(stage: StageConfig, step: int, most_bits: int) -> int:
+    """Bits of the vision tokenizer in use at a step of the stage: those of the last switch, or the most there are."""
+    passed = [switch.bits for switch in stage.vision.switches if switch.step <= step]
+    return passed[-1] if passed else most_bits

@@ -5,7 +5,8 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import paddle
 from tqdm import tqdm
@@ -16,13 +17,15 @@ from ernie5.elastic.sampler import draw_subnet
 from ernie5.errors import Fault, UserError
 from ernie5.modality.batch import make_batch
 from ernie5.modality.unified import UnifiedSequence
+from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.metrics import MetricsLog
 from ernie5.train.optimizer import clip_grad_norm, first_not_finite
-from ernie5.train.schedule import batch_rows, learning_rate, steps_left
+from ernie5.train.schedule import batch_rows, learning_rate, steps_left, vision_bits
+from ernie5.train.vision_tokenizers import VisionTokenizers
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +40,10 @@ class TrainState:
     stage_step: int = 0
     stage_tokens: int = 0
     seconds: float = 0.0  # spent in steps so far, over all resumes
+    vision_bits: int = 0  # of the vision tokenizer that the last step used; 0: none yet
     is_finished: bool = False  # evaluated whole and saved; another step, of a longer run, takes it back
 
-    def advance(self, tokens: int, seconds: float) -> "TrainState":
+    def advance(self, tokens: int, seconds: float, vision_bits: int) -> "TrainState":
         return replace(
             self,
             step=self.step + 1,
@@ -47,6 +51,7 @@ class TrainState:
             stage_step=self.stage_step + 1,
             stage_tokens=self.stage_tokens + tokens,
             seconds=self.seconds + seconds,
+            vision_bits=vision_bits,
             is_finished=False,
         )
 
@@ -55,17 +60,38 @@ class TrainState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """What one optimizer step says of itself. Losses in nats a token."""
+class StepLosses:
+    """Means over the batch; None where nothing of the kind is in it."""
 
-    loss: float  # the objective: text plus its share of multi-token prediction
-    loss_text: float
-    loss_mtp: float | None
+    text: float | None  # nats a token
+    mtp: float | None  # nats a token
+    vision: float | None  # nats a bit
+
+    def objective(self, stage: StageConfig) -> float:
+        weighted = ((self.text, 1.0), (self.mtp, stage.mtp_loss_weight), (self.vision, stage.vision.loss_weight))
+        return sum(weight * loss for loss, weight in weighted if loss is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one optimizer step says of itself."""
+
+    loss: float  # the objective: text, with their weights multi-token prediction and vision
+    losses: StepLosses
     grad_norm: float
     lr: float
     batch_tokens: int
     seconds: float
     subnet: Subnet
+
+
+class Shown(NamedTuple):
+    """A sample that a run shows of itself."""
+
+    prompt: str
+    text: str = ""  # what was written behind it
+    input_file: str = ""  # the medium that the prompt holds; names are relative to the run folder
+    output_file: str = ""  # the medium that was drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +100,7 @@ class Services:
 
     metrics: MetricsLog
     save: Callable[[TrainState, dict, float | None], None]  # state, loader state, score
-    show_samples: Callable[[int], list[tuple[str, str]]]  # step -> (prompt, text) pairs
+    show_samples: Callable[[int, int], list[Shown]]  # step, bits of the vision tokenizer in use
     validation: Callable[[int, bool], ValidationSet]  # tokens in a row, complete or a quick part
 
 
@@ -88,8 +114,10 @@ class Trainer:
         optimizer: paddle.optimizer.Optimizer,
         loader: Loader,
         services: Services,
+        vision: VisionTokenizers | None = None,
     ):
         self.config, self.model, self.optimizer, self.loader = config, model, optimizer, loader
+        self.vision = vision
         self.services = services
         self.balance = ExpertBalance(model)
         self.state = TrainState()
@@ -157,8 +185,12 @@ class Trainer:
         start = time.perf_counter()
         rows = self.loader.next_rows(batch_rows(stage, self.state.stage_tokens))
         subnet = draw_subnet(self.config.model, stage.elastic, self.config.train.seed, self.state.step)
-        loss_text, loss_mtp = self._accumulate_gradients(rows, stage, subnet)
-        loss = loss_text + stage.mtp_loss_weight * (loss_mtp or 0.0)
+        bits = vision_bits(stage, self.state.stage_step, self.vision.most_bits) if self.vision else 0
+        if self.state.vision_bits not in (0, bits):
+            self._write("event", text=f"the vision tokenizer of {bits} bits takes over")
+        coder = self._coder(stage, bits)
+        losses = self._accumulate_gradients(rows, stage, subnet, coder)
+        loss = losses.objective(stage)
         grad_norm = clip_grad_norm(self.model.parameters(), self.config.optimizer.clip_norm)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             self._stop_on_nan(loss)
@@ -168,12 +200,11 @@ class Trainer:
         self.optimizer.clear_grad(set_to_zero=False)
         self.balance.update(subnet, stage.expert_bias_speed)
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
-        self.state = self.state.advance(tokens, seconds)
+        self.state = self.state.advance(tokens, seconds, bits)
         self.loader_state = self.loader.state_dict()
         return StepReport(
             loss=loss,
-            loss_text=loss_text,
-            loss_mtp=loss_mtp,
+            losses=losses,
             grad_norm=grad_norm,
             lr=lr,
             batch_tokens=tokens,
@@ -181,28 +212,35 @@ class Trainer:
             subnet=subnet,
         )
 
+    def _coder(self, stage: StageConfig, bits: int) -> VisionCoder | None:
+        return self.vision.coder(bits, stage.vision.scale_weight_power) if self.vision else None
+
     def _accumulate_gradients(
-        self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet
-    ) -> tuple[float, float | None]:
-        """Gradients of the mean over the whole batch, however it is cut; (text, mtp) losses in nats a token."""
-        batches = [make_batch(part) for part in rows.split(stage.micro_batch_rows)]
-        text_weight = sum(float(batch.loss_weight.sum()) for batch in batches)
-        mtp_weight = sum(float(batch.mtp_loss_weight.sum()) for batch in batches)
-        if not text_weight:
+        self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet, coder: VisionCoder | None
+    ) -> StepLosses:
+        """Gradients of the mean over the whole batch, however it is cut."""
+        batches = [make_batch(part, coder) for part in rows.split(stage.micro_batch_rows)]
+        weights = {
+            "text": sum(float(batch.loss_weight.sum()) for batch in batches),
+            "mtp": sum(float(batch.mtp_loss_weight.sum()) for batch in batches),
+            "vision": sum(float(batch.vision.generated.weight.sum()) for batch in batches if batch.has_generated),
+        }
+        if not weights["text"] and not weights["vision"]:
             raise Fault(
                 f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py"
             )
-        text_sum = mtp_sum = 0.0
+        shares = {"text": 1.0, "mtp": stage.mtp_loss_weight, "vision": stage.vision.loss_weight}
+        sums: dict[str, float] = {}
         for batch in batches:
             losses = self.model(batch, subnet)
-            objective = losses.text / text_weight
-            text_sum += float(losses.text)
-            if losses.mtp is not None and mtp_weight:
-                objective = objective + losses.mtp * (stage.mtp_loss_weight / mtp_weight)
-                mtp_sum += float(losses.mtp)
-            objective.backward()
+            terms = {"text": losses.text, "mtp": losses.mtp, "vision": losses.vision}
+            terms = {name: term for name, term in terms.items() if term is not None and weights[name]}
+            sum(term * (shares[name] / weights[name]) for name, term in terms.items()).backward()
+            sums = {name: sums.get(name, 0.0) + float(term) for name, term in terms.items()} | {
+                name: total for name, total in sums.items() if name not in terms
+            }
             self.balance.collect(losses.tokens_per_expert)
-        return text_sum / text_weight, mtp_sum / mtp_weight if self.model.mtp is not None and mtp_weight else None
+        return StepLosses(**{name: sums[name] / weights[name] if name in sums else None for name in shares})
 
     def _stop_on_nan(self, loss: float) -> None:
         name = first_not_finite(self.model)
@@ -216,7 +254,7 @@ class Trainer:
         train, step = self.config.train, self.state.step
         score = None
         if train.eval_steps and step % train.eval_steps == 0:
-            score = self._evaluate(stage, complete=False, bar=bar).bits_per_byte
+            score = self._evaluate(stage, complete=False, bar=bar).rank
         if train.save_steps and step % train.save_steps == 0:
             self._save(score)
         if train.sample_steps and step % train.sample_steps == 0:
@@ -233,14 +271,18 @@ class Trainer:
         score = self._evaluate(stage, complete=True)
         quick, whole = (self.services.validation(stage.max_seq_len, complete) for complete in (False, True))
         if quick.num_bytes != whole.num_bytes:  # earlier checkpoints were scored on the quick part
-            score = evaluate(self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows)
+            score = evaluate(
+                self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coder(stage)
+            )
         self.state = replace(self.state, is_finished=True)
-        self._save(score.bits_per_byte)
+        self._save(score.rank)
         self._sample()
 
     def _evaluate(self, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
         validation = self.services.validation(stage.max_seq_len, complete)
-        full, members = evaluate_members(self.model, validation, self.config.members, stage.micro_batch_rows)
+        full, members = evaluate_members(
+            self.model, validation, self.config.members, stage.micro_batch_rows, self._current_coder(stage)
+        )
         self._write(
             "eval",
             tokens=self.state.tokens,
@@ -249,14 +291,19 @@ class Trainer:
             members={name: score._asdict() for name, score in members.items()},
         )
         line = f"step {self.state.step}: validation loss {full.loss:.4f}, {full.bits_per_byte:.4f} bits per byte"
+        line += f", {full.loss_vision:.4f} nats a visual bit" if full.loss_vision is not None else ""
         others = ", ".join(f"{name} {score.bits_per_byte:.4f}" for name, score in members.items())
         _say(line + (f" ({others})" if others else ""), bar)
         return full
 
     def _sample(self, bar: tqdm | None = None) -> None:
-        for prompt, text in self.services.show_samples(self.state.step):
-            self._write("sample", prompt=prompt, text=text)
-            _say(f"sample | {prompt}{text}".replace("\n", "\n       | "), bar)
+        for shown in self.services.show_samples(self.state.step, self.state.vision_bits):
+            self._write("sample", **shown._asdict())
+            _say(_line(shown).replace("\n", "\n       | "), bar)
+
+    def _current_coder(self, stage: StageConfig) -> VisionCoder | None:
+        """With the tokenizer that the last step used."""
+        return self._coder(stage, self.state.vision_bits or self.vision.most_bits) if self.vision else None
 
     def _write(self, kind: str, **values) -> None:
         self.services.metrics.write({"kind": kind, "step": self.state.step, **values})
@@ -271,7 +318,8 @@ class Trainer:
 
     def _show(self, bar: tqdm, report: StepReport) -> None:
         speed = report.batch_tokens / report.seconds
-        bar.set_postfix_str(f"loss {report.loss_text:.3f}, {speed:,.0f} tokens/s, lr {report.lr:.1e}", refresh=False)
+        shown = "".join(f"{name} {loss:.3f}, " for name, loss in asdict(report.losses).items() if loss is not None)
+        bar.set_postfix_str(f"{shown}{speed:,.0f} tokens/s, lr {report.lr:.1e}", refresh=False)
         bar.update(1)
 
     def _log(self, stage: StageConfig, report: StepReport) -> None:
@@ -286,8 +334,8 @@ class Trainer:
             seconds=round(self.state.seconds, 3),
             stage=stage.name,
             loss=report.loss,
-            loss_text=report.loss_text,
-            loss_mtp=report.loss_mtp,
+            **{f"loss_{name}": loss for name, loss in asdict(report.losses).items()},
+            **({"vision_bits": self.state.vision_bits} if self.vision else {}),
             lr=report.lr,
             grad_norm=report.grad_norm,
             tokens_per_s=report.batch_tokens / report.seconds,
@@ -301,6 +349,11 @@ class Trainer:
             },
             **({"load": balance.load} if step == 1 or (eval_steps and step % eval_steps == 0) else {}),
         )
+
+
+def _line(shown: Shown) -> str:
+    media = [f"{verb} {file}" for verb, file in (("sees", shown.input_file), ("draws", shown.output_file)) if file]
+    return " | ".join(["sample", *media, f"{shown.prompt}{shown.text}"])
 
 
 def _say(line: str, bar: tqdm | None) -> None:

@@ -27,6 +27,17 @@ class TinyTokenizer:
         return parts
 
 
+class VisualTinyTokenizer(TinyTokenizer):
+    """With the marks of media, and turns that are closed."""
+
+    end_id = 9
+    special_ids = {"<boi>": -1, "<eoi>": -2, "<bov>": -3, "<eov>": -4, "<image>": -5, "<video>": -6, "<sep>": -7}
+
+    def apply_chat_template(self, messages):
+        parts = super().apply_chat_template(messages)
+        return parts[:-1] + [([*parts[-1][0], self.end_id], parts[-1][1])]
+
+
 class BreakingTokenizer(TinyTokenizer):
     """Fails in a chosen way on any text that holds a trigger."""
 

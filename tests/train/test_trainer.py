@@ -86,11 +86,11 @@ def test_micro_batches_do_not_change_the_step(tmp_path):
 
 
 def test_stages_follow_each_other_with_their_own_length_batch_and_schedule(tmp_path):
-    from ernie5.inference.complete import complete
+    from ernie5.inference.show import show
     from ernie5.train.run import run
 
     config = load_config(two_stage_file(tmp_path), [*SHORT, f"train.output_dir={tmp_path / 'run'}"])
-    run(config, "", complete)
+    run(config, "", show)
     steps = records(tmp_path / "run", "train")
     assert [r["stage"] for r in steps].count("short") == 5
     batches = [r["batch_tokens"] for r in steps if r["stage"] == "long"]
@@ -101,13 +101,13 @@ def test_stages_follow_each_other_with_their_own_length_batch_and_schedule(tmp_p
 
 
 def test_resume_crosses_a_stage_border(tmp_path):
-    from ernie5.inference.complete import complete
+    from ernie5.inference.show import show
     from ernie5.train.run import run
 
     path = two_stage_file(tmp_path)
-    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'whole'}"]), "", complete)
-    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'cut'}", "train.max_steps=5"]), "", complete)
-    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'cut'}"]), "auto", complete)
+    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'whole'}"]), "", show)
+    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'cut'}", "train.max_steps=5"]), "", show)
+    run(load_config(path, [*SHORT, f"train.output_dir={tmp_path / 'cut'}"]), "auto", show)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
@@ -145,10 +145,10 @@ def test_members_of_the_family_are_evaluated(tmp_path):
         f"include: [{folder}/model/tiny.yaml, {folder}/stage/tiny.yaml]\n{own}\n"
         "members: [{name: shallow, num_layers: 2}, {name: narrow, num_experts: 4}, {name: sparse, top_k: 1}]\n"
     )
-    from ernie5.inference.complete import complete
+    from ernie5.inference.show import show
     from ernie5.train.run import run
 
-    run(load_config(config, [*SHORT, f"train.output_dir={tmp_path / 'run'}", "train.max_steps=2"]), "", complete)
+    run(load_config(config, [*SHORT, f"train.output_dir={tmp_path / 'run'}", "train.max_steps=2"]), "", show)
     final = records(tmp_path / "run", "eval")[-1]
     scores = [final["bits_per_byte"], *(member["bits_per_byte"] for member in final["members"].values())]
     assert list(final["members"]) == ["shallow", "narrow", "sparse"] and len(set(scores)) == 4

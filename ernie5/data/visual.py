@@ -1,0 +1,79 @@
+"""A picture or a film of a sample becomes tokens: how many, where they stand, what is corrupted. Pixels ride along."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ernie5.config.schema import VisionConfig, VisionDataConfig
+from ernie5.data.media import fit_native, fit_resolution, read_image, read_video
+from ernie5.data.sample import Image, Video
+from ernie5.modality.bit_flips import flip_rates
+from ernie5.modality.unified import VisualMedium
+from ernie5.modality.visual_layout import VisualLayout, generation_layout, understanding_layout
+
+
+class VisionSettings(NamedTuple):
+    """What the model says of visual tokens, and what the run says of visual data."""
+
+    model: VisionConfig
+    data: VisionDataConfig
+
+    def uncorrupted(self) -> "VisionSettings":
+        """As evaluation and prompts take media: nothing dropped, masked or flipped."""
+        data = replace(self.data, condition_dropout=0.0, frame_mask_probability=0.0)
+        return self._replace(data=replace(data, flip_min=0.0, flip_max=0.0, flip_step=0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedMedium:
+    """A medium with the layout of its tokens."""
+
+    layout: VisualLayout
+    pixels: np.ndarray  # uint8 [frames, height, width, 3]
+    scales: tuple[tuple[int, ...], ...] = ()  # none: it is understood
+    flip_rates: np.ndarray | None = None
+    flip_seed: int = 0
+
+    def placed(self, start: int) -> VisualMedium:
+        """With its first token at `start`."""
+        return VisualMedium(
+            pixels=self.pixels,
+            start=start,
+            length=len(self.layout),
+            scales=self.scales,
+            flip_rates=self.flip_rates,
+            flip_seed=self.flip_seed,
+        )
+
+
+def encode_medium(segment: Image | Video, settings: VisionSettings, seed: int) -> EncodedMedium:
+    """Reads the file; what is drawn at random is a function of `seed`. Raises UserError if it cannot be read."""
+    model, data = settings
+    limit = data.max_understanding_pixels
+    if isinstance(segment, Image):
+        pixels = read_image(segment.source)
+    else:
+        pixels = _whole_latent_frames(read_video(segment.source, segment.fps, data.max_frames), model)
+    latent_frames = 1 + (len(pixels) - 1) // model.encoder.temporal_stride
+    stride = model.encoder.stride
+    if segment.role == "understand":
+        pixels = fit_native(pixels, 2 * stride, limit)
+        return EncodedMedium(understanding_layout(latent_frames, *(n // stride for n in pixels.shape[1:3])), pixels)
+    pixels = fit_resolution(pixels, model.resolutions)
+    scales = next(r.scales for r in model.resolutions if (r.height, r.width) == pixels.shape[1:3])
+    rng = np.random.default_rng(seed)
+    masked = np.flatnonzero(rng.random(latent_frames) < data.frame_mask_probability)
+    return EncodedMedium(
+        layout=generation_layout(latent_frames, scales, model.temporal_window, masked),
+        pixels=pixels,
+        scales=scales,
+        flip_rates=flip_rates(latent_frames, len(scales), data, rng) if data.flip_max or data.flip_step else None,
+        flip_seed=int(rng.integers(2**31)),
+    )
+
+
+def _whole_latent_frames(frames: np.ndarray, model: VisionConfig) -> np.ndarray:
+    """Without the frames at the end that do not fill a latent frame."""
+    stride = model.encoder.temporal_stride
+    return frames[: 1 + (len(frames) - 1) // stride * stride]

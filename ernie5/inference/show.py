@@ -1,0 +1,85 @@
+"""The samples that a run shows of itself: texts, answers about media, drawings."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ernie5.config.schema import GenerationConfig, VisualPromptConfig
+from ernie5.data.media import read_image, read_video
+from ernie5.data.sample import Image, Segment, Text, Video
+from ernie5.inference.complete import complete
+from ernie5.inference.draw import draw
+from ernie5.inference.media_files import enlarge, save_media
+from ernie5.inference.prompt import answer
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.tokenizers.text import TextTokenizer
+from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+from ernie5.train.trainer import Shown
+
+MAX_FRAMES = 256  # of a film that is shown
+SHOWN_SIDE = 128  # pixels that the longer side of a small drawing is enlarged to
+
+
+def show(
+    model: Ernie5ForCausalLM,
+    tokenizer: TextTokenizer,
+    vision_tokenizer: VisionTokenizer | None,
+    config: GenerationConfig,
+    seed: int,
+    run_dir: Path,
+    name: str,
+) -> list[Shown]:
+    """What the model makes of the prompts of `config`. Drawings are files of the run folder that begin with `name`."""
+    texts = complete(model, tokenizer, config.prompts, config, seed)
+    shown = [Shown(prompt, text) for prompt, text in zip(config.prompts, texts, strict=True)]
+    training = model.training
+    model.eval()
+    for i, prompt in enumerate(config.visual_prompts):
+        shown.append(_show(model, tokenizer, vision_tokenizer, prompt, config, seed + i, run_dir, f"{name}_{i:02d}"))
+    if training:
+        model.train()
+    return shown
+
+
+def _show(
+    model: Ernie5ForCausalLM,
+    tokenizer: TextTokenizer,
+    vision_tokenizer: VisionTokenizer,
+    prompt: VisualPromptConfig,
+    config: GenerationConfig,
+    seed: int,
+    run_dir: Path,
+    name: str,
+) -> Shown:
+    segments = _segments(prompt)
+    seen = _copy_seen(prompt, run_dir, name)
+    if not prompt.draw:
+        (text,) = answer(model, tokenizer, [segments], config, seed)
+        return Shown(prompt.text, text, input_file=seen)
+    resolutions = model.config.vision.resolutions
+    size = (prompt.height, prompt.width)
+    resolution = next((r for r in resolutions if (r.height, r.width) == size), resolutions[0])
+    num_frames = prompt.num_frames if prompt.draw == "video" else 1
+    (frames,) = draw(model, tokenizer, vision_tokenizer, [segments], resolution, num_frames, config.vision, seed)
+    return Shown(prompt.text, input_file=seen, output_file=_save(frames, prompt.fps, run_dir, name))
+
+
+def _copy_seen(prompt: VisualPromptConfig, run_dir: Path, name: str) -> str:
+    """The medium of the prompt as a file of the run folder, so that the report stays whole when data move."""
+    if not (prompt.image or prompt.video):
+        return ""
+    frames = read_image(prompt.image) if prompt.image else read_video(prompt.video, prompt.fps, MAX_FRAMES)
+    return _save(frames, prompt.fps, run_dir, f"{name}_seen")
+
+
+def _save(frames: np.ndarray, fps: float, run_dir: Path, name: str) -> str:
+    """Enlarged to be looked at; the file's name."""
+    file = f"{name}.{'gif' if len(frames) > 1 else 'png'}"
+    save_media(run_dir / file, enlarge(frames, max(1, SHOWN_SIDE // max(frames.shape[1:3]))), fps)
+    return file
+
+
+def _segments(prompt: VisualPromptConfig) -> list[Segment]:
+    media = [Image(prompt.image, "understand")] if prompt.image else []
+    media += [Video(prompt.video, prompt.fps, "understand")] if prompt.video else []
+    return [*media, *([Text(prompt.text, loss=False)] if prompt.text else [])]
