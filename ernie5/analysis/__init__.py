@@ -1,0 +1,1 @@
+"""Judges of what a model understands and generates. Nothing here imports a model's code to judge it."""
