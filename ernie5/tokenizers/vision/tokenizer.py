@@ -1,0 +1,105 @@
+"""The vision tokenizer: pixels to residual bits and back, a picture being a film of one frame (report §2.2.1)."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ernie5.config.vision_tokenizer import VisionTokenizerConfig
+from ernie5.errors import UserError
+from ernie5.tokenizers.vision import folder as tokenizer_folder
+from ernie5.tokenizers.vision import residual
+from ernie5.tokenizers.vision.causal_conv import TEMPORAL_KERNEL, Stream, inflate
+from ernie5.tokenizers.vision.decoder import VisionDecoder
+from ernie5.tokenizers.vision.encoder import VisionEncoder
+from ernie5.tokenizers.vision.quantizer import make_quantizer
+from ernie5.tokenizers.vision.residual import ResidualCodes
+
+Scales = Sequence[Sequence[int]]  # (height, width) of each in latent cells
+
+
+class VisionTokenizer(nn.Layer):
+    """A causal multi-scale bit-wise autoencoder. `temporal_kernel` 1 is the picture network that training begins with.
+
+    A film may come in chunks: pass the same `Stream` to each call of `latents`, and another one or the same to each of
+    `decode`; the results are those of the whole film. The first chunk has 1 + n * temporal_stride frames, each later
+    one n * temporal_stride.
+    """
+
+    def __init__(self, config: VisionTokenizerConfig, temporal_kernel: int = TEMPORAL_KERNEL):
+        super().__init__()
+        self.config = config
+        self.encoder = VisionEncoder(config.encoder, temporal_kernel)
+        self.to_bits = nn.Linear(config.encoder.channels[-1], config.bits)
+        self.decoder = VisionDecoder(config.encoder, config.bits, temporal_kernel)
+        self.quantizer = make_quantizer(config.quantizer, config.bits)
+
+    def latents(self, pixels: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
+        """pixels float32 [batch, frames, height, width, 3] in [-1, 1] -> [batch, latent frames, h, w, bits].
+
+        Before quantisation. Raises UserError for a size that is no multiple of the strides.
+        """
+        self._check(pixels.shape, begins=stream is None or stream.recall(self.encoder.conv_in) is None)
+        return self.to_bits(self.encoder(pixels, stream))
+
+    def residual_quantize(
+        self, latents: paddle.Tensor, scales: Scales, flips: Sequence[paddle.Tensor] | None = None
+    ) -> ResidualCodes:
+        """latents [N, h, w, bits], a frame each -> their codes, scale by scale; `flips` as in `residual`."""
+        return residual.residual_quantize(latents, scales, self.quantizer, flips)
+
+    def accumulate(self, latent: paddle.Tensor, bits: paddle.Tensor, k: int, scales: Scales) -> paddle.Tensor:
+        """latent [N, h, w, bits], the sum of the scales before k, with the 0/1 bits [N, h_k, w_k, bits] of k added."""
+        return residual.accumulate(latent, bits, k, scales, self.quantizer)
+
+    def decode(self, latents: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
+        """Summed scales [batch, latent frames, h, w, bits] -> pixels [batch, frames, height, width, 3] in [-1, 1]."""
+        return self.decoder(latents, stream).clip(-1, 1)
+
+    def inflated(self) -> "VisionTokenizer":
+        """The video network that equals this picture network on every frame (report §2.2.1)."""
+        video = VisionTokenizer(self.config)
+        inflate(self.state_dict(), video)
+        return video
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what decides the codes: the configuration and the weights, in the order of their names."""
+        total = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            array = np.ascontiguousarray(tensor.numpy())
+            total.update(f"{name} {array.shape} {array.dtype}".encode())
+            total.update(array)
+        return total.hexdigest()
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Writes the folder aside and renames it; an existing folder keeps its other files."""
+        weights = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
+        return tokenizer_folder.save(folder, self.config, weights, self.digest)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> "VisionTokenizer":
+        """What `save_pretrained` wrote, in evaluation mode. UserError: not such a folder, or its files do not agree."""
+        config, digest = tokenizer_folder.read_config(folder)
+        tokenizer = cls(config)
+        tokenizer_folder.assign(tokenizer, folder)
+        if tokenizer.digest != digest:
+            raise UserError(f"{folder}: its weights are not those that its config.json was written for: restore them")
+        tokenizer.eval()
+        return tokenizer
+
+    def _check(self, shape: Sequence[int], begins: bool) -> None:
+        stride, temporal_stride = self.config.encoder.stride, self.config.encoder.temporal_stride
+        _, frames, height, width, _ = shape
+        if height % stride or width % stride or not height or not width:
+            raise UserError(f"pixels are {height} x {width}: the vision tokenizer needs multiples of {stride}")
+        if frames < 1 or (frames - begins) % temporal_stride:
+            extra = "one more than " if begins else ""
+            raise UserError(
+                f"a film of {frames} frames: the vision tokenizer needs {extra}a multiple of {temporal_stride}"
+            )
