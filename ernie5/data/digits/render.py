@@ -19,7 +19,7 @@ class Glyph:
     row: float
     column: float
     scale: float  # pixels a scan's pixel
-    angle: float = 0.0  # radians
+    angle: float = 0.0  # radians, clockwise
     shear: float = 0.0  # columns a row
     gain: float = 1.0  # brightness of full ink, 1 is white
 

@@ -164,10 +164,10 @@ def _write_split(folder: Path, split: str, samples: list[Sample], pixels: np.nda
 
 def _write_segments(folder: Path, sample: Sample, drawn, names, digest) -> Iterator[dict]:
     """The sample's segments as the manifest has them; their media are written on the way."""
-    for part in (*sample.parts, sample.answer):
+    for place, part in enumerate((*sample.parts, sample.answer)):
         if isinstance(part, str):
             segment = {"type": "text", "text": part}
-            yield segment if part is sample.answer else {**segment, "loss": False}
+            yield {**segment, "loss": False} if place < len(sample.parts) else segment
             continue
         pixels = next(drawn)
         digest.update(pixels.tobytes())

@@ -1,0 +1,228 @@
+"""Scores a model on the digit world: what it answers by the truth, what it draws by the judge.
+
+The model is two functions here, `answer` and `draw`; whoever calls makes them from a model folder.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ernie5.analysis.digits import Diversity, Judge, diversity, motion, real_pictures
+from ernie5.data.digits.render import CELL
+from ernie5.data.digits.world import read_about
+from ernie5.data.manifest import parse_line
+from ernie5.data.sample import Segment
+from ernie5.errors import UserError
+
+Answer = Callable[[list[list[Segment]], int], list[str]]  # prompts, seed -> texts
+# prompts, size, seed -> one medium each, uint8 [frames, height, width, 3]
+Draw = Callable[[list[list[Segment]], "Size", int], list[np.ndarray]]
+BATCH = 32  # prompts handed over at once
+
+
+class Size(NamedTuple):
+    """Of what is to be drawn."""
+
+    height: int
+    width: int
+    num_frames: int
+
+
+LAYOUTS = {"picture": (CELL, CELL), "row": (CELL, 2 * CELL), "column": (2 * CELL, CELL), "film": (CELL, CELL)}
+
+
+class Case(NamedTuple):
+    """A prompt, and what is right after it."""
+
+    prompt: list[Segment]
+    task: str
+    language: str
+    digits: tuple[int, ...]
+    answer: str  # or none: something is drawn
+    size: Size | None  # of what is drawn
+    direction: str
+    speed: str
+
+
+@dataclass
+class Score:
+    """How often something is right, over all and by language."""
+
+    right: int = 0
+    cases: int = 0
+    by_language: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        return self.right / self.cases if self.cases else float("nan")
+
+    def add(self, language: str, is_right: bool) -> None:
+        right, cases = self.by_language.get(language, (0, 0))
+        self.by_language[language] = (right + int(is_right), cases + 1)
+        self.right, self.cases = self.right + int(is_right), self.cases + 1
+
+
+class Drawing(NamedTuple):
+    """What was asked for and what was drawn."""
+
+    case: Case
+    frames: np.ndarray  # uint8 [frames, height, width, 3]
+    right: dict[str, bool]  # by aspect: digit, or direction, speed, digit and all
+
+
+def load_cases(world: Path, split: str = "test", per_task: int = 0) -> list[Case]:
+    """The first `per_task` samples of each task of a split (0: all). Raises UserError if `world` is no digit world."""
+    about = read_about(world)
+    if about is None:
+        raise UserError(f"{world} is no digit world: make one with tools/make_digits.py --output {world}")
+    cases, taken = [], defaultdict(int)
+    manifest, facts = world / f"{split}.jsonl", world / "facts" / f"{split}.jsonl"
+    try:
+        with manifest.open("rb") as lines, facts.open(encoding="utf-8") as truths:
+            for number, (line, truth) in enumerate(zip(lines, truths, strict=True), 1):
+                case = _read_case(line, json.loads(truth), f"{manifest}:{number}", about["config"]["film_frames"])
+                taken[case.task] += 1
+                if not per_task or taken[case.task] <= per_task:
+                    cases.append(case)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{world} is damaged ({error}): make it again with tools/make_digits.py") from None
+    return cases
+
+
+def _read_case(line: bytes, facts: dict, origin: str, film_frames: int) -> Case:
+    sample = parse_line(line, origin, str(Path(origin).parent))
+    answer, layout = facts.get("answer", ""), facts.get("layout", "")
+    return Case(
+        prompt=list(sample.segments[:-1]),  # the last one is what is answered or drawn
+        task=facts["task"],
+        language=facts["language"],
+        digits=tuple(facts.get("digits", ())),
+        answer=answer,
+        size=None if answer else Size(*LAYOUTS[layout], film_frames if layout == "film" else 1),
+        direction=facts.get("direction", ""),
+        speed=facts.get("speed", ""),
+    )
+
+
+def score_answers(
+    cases: Sequence[Case], answer: Answer, seed: int, progress: Callable[[int], object]
+) -> dict[str, Score]:
+    """By task, how many texts are right. Cases that ask for a drawing are left out."""
+    scores: dict[str, Score] = defaultdict(Score)
+    for number, batch in enumerate(_batches([case for case in cases if case.size is None])):
+        for case, text in zip(batch, answer([case.prompt for case in batch], seed + number), strict=True):
+            scores[case.task].add(case.language, is_right_answer(text, case.answer))
+        progress(len(batch))
+    return dict(scores)
+
+
+def is_right_answer(text: str, expected: str) -> bool:
+    """Whether the first word of `text`, case and punctuation aside, is the expected one."""
+    words = text.split()
+    return bool(words) and words[0].strip(".,;:!?。、，！？").casefold() == expected.casefold()
+
+
+def draw_cases(
+    cases: Sequence[Case], draw: Draw, judge: Judge, seed: int, progress: Callable[[int], object]
+) -> list[Drawing]:
+    """Draws what is asked for and has it judged. Cases that ask for a text are left out."""
+    by_size: dict[Size, list[Case]] = defaultdict(list)
+    for case in cases:
+        if case.size is not None:
+            by_size[case.size].append(case)
+    drawings = []
+    for size, same_size in by_size.items():
+        for batch in _batches(same_size):
+            media = np.stack(draw([case.prompt for case in batch], size, seed + len(drawings)))
+            drawings += map(Drawing, batch, media, judge_media(judge, batch, media))
+            progress(len(batch))
+    return drawings
+
+
+def judge_media(judge: Judge, cases: Sequence[Case], media: np.ndarray) -> list[dict[str, bool]]:
+    """What is right of media of one size, uint8 [cases, frames, height, width, 3], by aspect."""
+    wanted = np.array([case.digits for case in cases])  # [cases, 1 or 2]
+    if media.shape[1] > 1:
+        moved, (digits, _) = motion(media), judge.film_digit(media)
+        aspects = {
+            "direction": moved.direction == np.array([case.direction for case in cases]),
+            "speed": moved.speed == np.array([case.speed for case in cases]),
+            "digit": digits == wanted[:, 0],
+        }
+        aspects["all"] = np.logical_and.reduce(list(aspects.values()))
+    elif wanted.shape[1] == 2:
+        right = judge.scene(media[:, 0]) == wanted
+        aspects = {"first digit": right[:, 0], "second digit": right[:, 1], "all": right.all(1)}
+    else:
+        aspects = {"digit": judge.digit(media[:, 0])[0] == wanted[:, 0]}
+    return [{name: bool(values[i]) for name, values in aspects.items()} for i in range(len(cases))]
+
+
+def score_drawings(drawings: Iterable[Drawing]) -> dict[str, Score]:
+    """By task and aspect, how many drawings are right."""
+    scores: dict[str, Score] = defaultdict(Score)
+    for drawing in drawings:
+        for aspect, is_right in drawing.right.items():
+            name = drawing.case.task if len(drawing.right) == 1 else f"{drawing.case.task}: {aspect}"
+            scores[name].add(drawing.case.language, is_right)
+    return dict(scores)
+
+
+class Variety(NamedTuple):
+    """How different drawings are, beside as many real pictures of training and of held-out scans."""
+
+    drawn: Diversity
+    train: Diversity
+    test: Diversity
+    drawn_confidence: float  # of the judge, median
+    test_confidence: float
+
+
+def measure_variety(drawings: Sequence[Drawing], judge: Judge) -> Variety | None:
+    """Of the single digits drawn on request (task `draw`); None if there are fewer than two."""
+    chosen = [drawing for drawing in drawings if drawing.case.task == "draw"]
+    if len(chosen) < 2:
+        return None
+    pictures = np.stack([drawing.frames[0] for drawing in chosen])
+    digits = np.array([drawing.case.digits[0] for drawing in chosen])
+    per_digit = max(2, len(chosen) // 10)
+    train, test = real_pictures("train", per_digit), real_pictures("test", per_digit)
+    return Variety(
+        drawn=diversity(pictures, digits),
+        train=diversity(*train),
+        test=diversity(*test),
+        drawn_confidence=float(np.median(judge.digit(pictures)[1])),
+        test_confidence=float(np.median(judge.digit(test[0])[1])),
+    )
+
+
+def table(scores: dict[str, Score], variety: Variety | None) -> str:
+    """All results as one text table."""
+    lines = [f"{'':<30}{'right':>8}{'cases':>8}"]
+    lines += [f"{name:<30}{score.share:>8.1%}{score.cases:>8}" for name, score in scores.items()]
+    if variety:
+        lines.append(f"{'':<30}{'drawn':>8}{'train':>8}{'test':>8}")
+        for name, unit in (("nearest_train", ".1f"), ("class_deviation", ".1f"), ("near_duplicates", ".1%")):
+            values = (getattr(d, name) for d in (variety.drawn, variety.train, variety.test))
+            lines.append(f"{name.replace('_', ' '):<30}" + "".join(f"{value:>8{unit}}" for value in values))
+        lines.append(f"{'confidence':<30}{variety.drawn_confidence:>8.2f}{'':>8}{variety.test_confidence:>8.2f}")
+    return "\n".join(lines)
+
+
+def as_record(scores: dict[str, Score], variety: Variety | None) -> dict:
+    """All results for JSON."""
+    record: dict = {"scores": {name: {"share": score.share, **asdict(score)} for name, score in scores.items()}}
+    if variety:
+        record["variety"] = {
+            key: value._asdict() if isinstance(value, Diversity) else value for key, value in variety._asdict().items()
+        }
+    return record
+
+
+def _batches(cases: list[Case]) -> Iterable[list[Case]]:
+    return (cases[start : start + BATCH] for start in range(0, len(cases), BATCH))

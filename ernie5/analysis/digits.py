@@ -1,0 +1,212 @@
+"""The judge of the digit world: which digit a picture shows, where it moves, and how different drawings are.
+
+It learns from the `judge` scans alone, which no model or tokenizer ever sees, and knows nothing of any model.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ernie5.data.digits.render import (
+    CELL,
+    FILM_SCALE,
+    PICTURE_SCALE,
+    cubic_weights,
+    draw_glyphs,
+    film_glyph,
+    picture_glyph,  # fmt: skip
+)
+from ernie5.data.digits.scans import Scans, load_scans, split_scans
+from ernie5.data.digits.tasks import STEPS, TRAVEL
+
+VARIANTS = 6  # renderings of each scan that the judge learns from; more change nothing
+BLANK = 0.02  # mean brightness, of 1, below which a picture shows nothing; real ones have 0.12, films 0.05
+FASTEST_SLOW = sum(TRAVEL.values()) / 2  # pixels from first to last frame; beyond, a film is fast
+MIN_TRAVEL = min(TRAVEL.values()) / 2  # below, nothing moves
+MAX_DRIFT = 0.5  # travel across the direction, of that along it
+MAX_JITTER = 1.0  # pixels, root mean square, off a steady movement
+
+
+class Motion(NamedTuple):
+    """How films move. A film that is blank, stands still, jumps or runs askew has no direction ("") and no speed."""
+
+    direction: np.ndarray  # str [films]: left, right, up, down or ""
+    speed: np.ndarray  # str [films]: slow, fast or ""
+    pixels_per_frame: np.ndarray  # float64 [films], along the direction
+
+
+class Judge:
+    """A support vector machine on centred pictures of 16 x 16 pixels."""
+
+    def __init__(self, machine: Any):
+        self._machine = machine
+
+    @classmethod
+    def train(cls) -> "Judge":
+        """Learns from pictures and film frames of the judge's scans. The same judge every time, in a few seconds."""
+        from sklearn.svm import SVC
+
+        scans = load_scans()
+        ids = split_scans(scans)["judge"]
+        rng = np.random.default_rng(0)
+        half = CELL / 2
+        pictures = [picture_glyph(i, half, half, rng if k else None) for k in range(VARIANTS) for i in ids]
+        frames = [film_glyph(i, half, half, rng if k else None) for k in range(VARIANTS // 2) for i in ids]
+        drawn = [
+            centred(draw_glyphs(scans.pixels, glyphs, CELL, CELL) / 255, zoom)
+            for glyphs, zoom in ((pictures, 1.0), (frames, PICTURE_SCALE / FILM_SCALE))
+        ]
+        labels = scans.digits[[glyph.scan for glyph in pictures + frames]]
+        machine = SVC(C=10, gamma="scale", decision_function_shape="ovo").fit(_features(np.concatenate(drawn)), labels)
+        return cls(machine)
+
+    def digit(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [pictures, 16, 16, 3] -> digits int64 [pictures], -1 where blank; confidence float64 [pictures].
+
+        Confidence is how clearly the digit wins against the digit that resembles it most, in margins of the machine:
+        about 1 for a clear one, below 0 for one that does not even win against each other one.
+        """
+        pictures = grey(pictures)
+        return self._decide(self._margins(pictures, 1.0), pictures)
+
+    def scene(self, pictures: np.ndarray) -> np.ndarray:
+        """Scenes of two digits, uint8 [scenes, 16, 32, 3] or [scenes, 32, 16, 3] -> digits int64 [scenes, 2]."""
+        axis = 1 if pictures.shape[1] > pictures.shape[2] else 2
+        return np.stack([self.digit(half)[0] for half in np.split(pictures, 2, axis)], axis=1)
+
+    def film_digit(self, films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [films, frames, height, width, 3] -> digits and confidence as `digit`, over the frames together."""
+        num_films, num_frames = films.shape[:2]
+        frames = grey(films.reshape(-1, *films.shape[2:]))
+        margins = self._margins(frames, PICTURE_SCALE / FILM_SCALE).reshape(num_films, num_frames, 10, 10).mean(1)
+        return self._decide(margins, frames.reshape(num_films, -1, films.shape[3]))
+
+    def _margins(self, pictures: np.ndarray, zoom: float) -> np.ndarray:
+        """How clearly digit a wins against digit b, float64 [pictures, a, b]; infinite where a is b."""
+        margins = np.zeros((len(pictures), 10, 10))
+        margins[:, range(10), range(10)] = np.inf
+        if len(pictures):
+            first, second = np.triu_indices(10, 1)  # the order of the machine's pairs
+            decision = self._machine.decision_function(_features(centred(pictures, zoom)))
+            margins[:, first, second], margins[:, second, first] = decision, -decision
+        return margins
+
+    @staticmethod
+    def _decide(margins: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        closest = margins.min(2)  # [pictures, 10]: against the strongest rival
+        blank = pictures.mean(axis=(1, 2)) < BLANK
+        return np.where(blank, -1, closest.argmax(1)), np.where(blank, -1.0, closest.max(1))
+
+
+def grey(pictures: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] -> brightness float32 [...], 0 to 1."""
+    return pictures.astype(np.float32).mean(-1) / 255
+
+
+def centroids(pictures: np.ndarray) -> np.ndarray:
+    """Mean place of the ink, float [pictures, height, width] -> [pictures, 2] (row, column); of a blank the middle.
+
+    Faint greys, below a quarter of the brightest, do not count: a grey veil would pull the mean to the middle.
+    """
+    brightest = pictures.max(axis=(1, 2), keepdims=True)
+    ink = np.clip(pictures - brightest / 4, 0, None).astype(np.float64)
+    total = ink.sum((1, 2))
+    places = []
+    for axis, size in ((2, pictures.shape[1]), (1, pictures.shape[2])):
+        weighted = (ink.sum(axis) * (np.arange(size) + 0.5)).sum(1)
+        places.append(np.where(total > 0, weighted / np.maximum(total, 1e-9), size / 2))
+    return np.stack(places, axis=1)
+
+
+def centred(pictures: np.ndarray, zoom: float) -> np.ndarray:
+    """The ink moved to the middle and enlarged: float [pictures, height, width] -> [pictures, 16, 16]."""
+    places = centroids(pictures)[:, :, None] + (np.arange(CELL) + 0.5 - CELL / 2) / zoom  # [pictures, 2, 16]
+    rows = cubic_weights(places[:, 0].astype(np.float32), pictures.shape[1])
+    columns = cubic_weights(places[:, 1].astype(np.float32), pictures.shape[2])
+    return rows @ pictures.astype(np.float32) @ columns.transpose(0, 2, 1)
+
+
+def _features(pictures: np.ndarray) -> np.ndarray:
+    """Flat, and of the same length: brightness says nothing of the digit."""
+    flat = pictures.reshape(len(pictures), -1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+def motion(films: np.ndarray) -> Motion:
+    """uint8 [films, frames, height, width, 3] -> how each moves, by a line through the centroids of its frames."""
+    num_films, num_frames = films.shape[:2]
+    if num_frames < 2:
+        none = np.full(num_films, "", dtype="<U5")
+        return Motion(none, none, np.zeros(num_films))
+    frames = grey(films)
+    places = centroids(frames.reshape(-1, *films.shape[2:4])).reshape(num_films, num_frames, 2)
+    time = np.arange(num_frames) - (num_frames - 1) / 2
+    middle = places.mean(1, keepdims=True)
+    slope = (time[None, :, None] * (places - middle)).sum(1) / (time**2).sum()  # [films, 2] pixels a frame
+    jitter = np.sqrt(((places - middle - time[None, :, None] * slope[:, None]) ** 2).sum(2).mean(1))
+    axis = np.abs(slope).argmax(1)
+    along = np.take_along_axis(slope, axis[:, None], 1)[:, 0]
+    across = np.take_along_axis(slope, 1 - axis[:, None], 1)[:, 0]
+    travel = np.abs(along) * (num_frames - 1)
+    moves = (travel > MIN_TRAVEL) & (np.abs(across) < MAX_DRIFT * np.abs(along)) & (jitter < MAX_JITTER)
+    moves &= (frames.mean((2, 3)) >= BLANK / 2).all(1)  # a film's digit is smaller
+    direction = np.full(num_films, "", dtype="<U5")
+    for name, step in STEPS.items():
+        of_axis = int(np.flatnonzero(step)[0])
+        direction[moves & (axis == of_axis) & (np.sign(along) == step[of_axis])] = name
+    speed = np.where(moves, np.where(travel < FASTEST_SLOW, "slow", "fast"), "")
+    return Motion(direction, speed, np.where(moves, np.abs(along), 0.0))
+
+
+class Diversity(NamedTuple):
+    """How different pictures of digits are; compare with the same numbers for real pictures."""
+
+    nearest_train: float  # root mean square difference in greys (0-255) to the nearest training scan, mean
+    class_deviation: float  # root of the variance a pixel within a digit, greys, mean over the digits
+    near_duplicates: float  # share that another picture of the same digit resembles within DUPLICATE greys
+
+
+DUPLICATE = 16.0  # greys, root mean square; one in a hundred real pictures is as near to one by another hand
+
+
+def diversity(pictures: np.ndarray, digits: np.ndarray) -> Diversity:
+    """Of pictures uint8 [pictures, 16, 16, 3] of `digits` int64 [pictures]; the ink is centred before comparing."""
+    scans = load_scans()
+    ids = split_scans(scans)["train"]
+    plain = [picture_glyph(i, CELL / 2, CELL / 2, None) for i in ids]
+    references = _comparable(draw_glyphs(scans.pixels, plain, CELL, CELL) / 255)
+    drawn = _comparable(grey(pictures))
+    nearest = _distances(drawn, references).min(1)
+    variances, duplicates = [], 0
+    for digit in np.unique(digits):
+        same = drawn[digits == digit]
+        variances.append(same.var(axis=0).mean())
+        between = _distances(same, same) + np.where(np.eye(len(same), dtype=bool), np.inf, 0)
+        duplicates += int((between.min(1) < DUPLICATE).sum())
+    return Diversity(float(nearest.mean()), float(np.sqrt(np.mean(variances))), duplicates / len(drawn))
+
+
+def _comparable(pictures: np.ndarray) -> np.ndarray:
+    """Centred greys in one row each; float64 [pictures, 256], 0 to 255, the brightest ink at 255."""
+    flat = centred(pictures, 1.0).reshape(len(pictures), -1).astype(np.float64)
+    return flat / np.maximum(flat.max(1, keepdims=True), 1e-6) * 255
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Root mean square differences, [a, b]."""
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.sqrt(np.maximum(squares, 0) / a.shape[1])
+
+
+def real_pictures(split: str, per_digit: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of a split's scans, varied as in training: uint8 [pictures, 16, 16, 3] and digits int64 [pictures].
+
+    What drawings are measured beside: as many of each digit, other scans as long as there are enough.
+    """
+    scans: Scans = load_scans()
+    ids, rng = split_scans(scans)[split], np.random.default_rng(seed)
+    chosen = np.concatenate(
+        [np.resize(rng.permutation(ids[scans.digits[ids] == digit]), per_digit) for digit in range(10)]
+    )
+    drawn = draw_glyphs(scans.pixels, [picture_glyph(i, CELL / 2, CELL / 2, rng) for i in chosen], CELL, CELL)
+    return np.repeat(drawn[..., None], 3, axis=-1), scans.digits[chosen]

@@ -1,0 +1,125 @@
+"""Scores a model folder on the digit world: what it reads, counts, draws and animates, judged without the model.
+
+python tools/evaluate.py runs/digits/model --world data/digits
+python tools/evaluate.py runs/digits/model --world data/digits --num 40 --json scores.json --sheets runs/digits/drawn
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie5.errors import UserError, exit_cleanly
+
+if TYPE_CHECKING:  # imported where it is used, so that --help answers at once
+    from ernie5.analysis.digit_world import Answer, Draw, Drawing, Size
+
+SHEET_ROWS, SHEET_COLUMNS = 10, 12
+ANSWER_TOKENS = 8  # every right answer is shorter
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL_DIR", help="model folder, with its tokenizers")
+    parser.add_argument("--world", type=Path, default=Path("data/digits"), metavar="DIR", help="default %(default)s")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="default %(default)s")
+    parser.add_argument("--num", type=int, default=0, metavar="N", help="samples a task (default: all)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of drawing (default %(default)s)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="of drawing (default %(default)s)")
+    parser.add_argument("--guidance", type=float, nargs=2, default=(2.0, 2.0), metavar=("START", "END"),
+                        help="guidance at the first and at the last scale (default 2 2)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as many as cores)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    parser.add_argument("--sheets", type=Path, metavar="DIR", help="also write what was drawn there, PNG and GIF")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.num < 0:
+        raise UserError(f"--num is {arguments.num}: give a number above 0, or leave it out for all samples")
+    from tqdm import tqdm
+
+    from ernie5.analysis import digit_world
+    from ernie5.analysis.digits import Judge
+
+    cases = digit_world.load_cases(arguments.world, arguments.split, arguments.num)
+    answer, draw, sizes = open_model(arguments)
+    asked = len(cases)
+    cases = [case for case in cases if case.size is None or (case.size.height, case.size.width) in sizes]
+    if len(cases) < asked:
+        print(f"left out: {asked - len(cases)} samples of a size that the model does not draw")
+    judge = Judge.train()
+    with tqdm(total=len(cases), unit=" samples", desc="scoring", leave=False) as bar:
+        scores = digit_world.score_answers(cases, answer, arguments.seed, bar.update)
+        drawings = digit_world.draw_cases(cases, draw, judge, arguments.seed, bar.update)
+    scores |= digit_world.score_drawings(drawings)
+    variety = digit_world.measure_variety(drawings, judge)
+    print(digit_world.table(scores, variety))
+    if arguments.json:
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+        record = {"settings": settings, **digit_world.as_record(scores, variety)}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if arguments.sheets:
+        write_sheets(arguments.sheets, drawings)
+
+
+def open_model(arguments: argparse.Namespace) -> tuple["Answer", "Draw", set[tuple[int, int]]]:
+    """The model as functions that answer and draw, and the sizes (height, width) it draws."""
+    from ernie5.ops.runtime import start_paddle
+
+    start_paddle(arguments.threads)
+    from ernie5.inference.draw import draw
+    from ernie5.inference.prompt import answer
+
+    from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
+    from ernie5.data.sample import Segment
+    from ernie5.model.folder import VISION_TOKENIZER, from_pretrained
+    from ernie5.tokenizers.text import TextTokenizer
+    from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+
+    model = from_pretrained(arguments.model)
+    if model.config.vision is None:
+        raise UserError(f"{arguments.model} is a model of text alone: give one with vision")
+    model.eval()
+    tokenizer = TextTokenizer.from_pretrained(arguments.model)
+    vision_tokenizer = VisionTokenizer.from_pretrained(Path(arguments.model) / VISION_TOKENIZER)
+    resolutions = {(r.height, r.width): r for r in model.config.vision.resolutions}
+    greedy = GenerationConfig(max_new_tokens=ANSWER_TOKENS, temperature=0.0)
+    start, end = arguments.guidance
+    sampling = VisualSamplingConfig(
+        temperature=arguments.temperature, top_p=arguments.top_p, guidance_start=start, guidance_end=end
+    )
+
+    def answer_prompts(prompts: list[list[Segment]], seed: int) -> list[str]:
+        return answer(model, tokenizer, prompts, greedy, seed)
+
+    def draw_prompts(prompts: list[list[Segment]], size: "Size", seed: int) -> list:
+        resolution = resolutions[size.height, size.width]
+        return draw(model, tokenizer, vision_tokenizer, prompts, resolution, size.num_frames, sampling, seed)
+
+    return answer_prompts, draw_prompts, set(resolutions)
+
+
+def write_sheets(folder: Path, drawings: list["Drawing"]) -> None:
+    """What was drawn, a sheet for each task and size: in rows by digit, direction."""
+    from ernie5.analysis.contact_sheet import write_contact_sheet
+    from ernie5.data.digits.world import FPS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sheets: dict[tuple, list[Drawing]] = {}
+    for drawing in drawings:
+        sheets.setdefault((drawing.case.task, drawing.case.size), []).append(drawing)
+    for (task, size), drawn in sheets.items():
+        drawn.sort(key=lambda drawing: (drawing.case.direction, drawing.case.digits))
+        chosen = drawn[:: max(1, len(drawn) // (SHEET_ROWS * SHEET_COLUMNS))][: SHEET_ROWS * SHEET_COLUMNS]
+        path = folder / f"{task}_{size.height}x{size.width}.{'gif' if size.num_frames > 1 else 'png'}"
+        right = [all(drawing.right.values()) for drawing in chosen]
+        write_contact_sheet(path, [drawing.frames for drawing in chosen], right, SHEET_COLUMNS, FPS)
+        print(path)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
