@@ -64,7 +64,7 @@ $(VENV)/.created $(VENV_PADDLENLP)/.created:
 
 $(VENV)/.train: $(VENV)/.created $(METADATA) constraints.txt
 	@echo "[2/3] installing PaddlePaddle and the package into $(@D) (a download of about 300 MB the first time)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[train]"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[train,data]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created $(METADATA) constraints.txt

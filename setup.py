@@ -20,6 +20,7 @@ PADDLE_REQUIREMENT = {
 }
 CORE_REQUIREMENTS = [
     "numpy>=1.26",
+    "pillow>=11.3",
     "pyyaml>=6.0",
     "safetensors>=0.4.5",
     "sentencepiece>=0.2.0",

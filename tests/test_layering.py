@@ -49,11 +49,12 @@ def modules() -> list[Path]:
 def imports(path: Path) -> Iterator[Import]:
     """What a file imports; `from a import b` counts as both `a` and `a.b`, since b may be a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    in_functions = {
+    later = {  # what runs when a function is called, or never
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING")
+        for node in ast.walk(block)
     }
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(tree):
@@ -66,7 +67,7 @@ def imports(path: Path) -> Iterator[Import]:
         else:
             continue
         for name in names:
-            yield Import(name, node.lineno, id(node) not in in_functions)
+            yield Import(name, node.lineno, id(node) not in later)
 
 
 def part_of(path: Path) -> str:

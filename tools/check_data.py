@@ -1,4 +1,4 @@
-"""Reads a corpus as training would and says what is in it, and what is wrong with it.
+"""Reads a corpus as training would, its pictures and films too, and says what is in it, and what is wrong with it.
 
 python tools/check_data.py data/mine.jsonl
 python tools/check_data.py -c configs/run/mine.yaml --tokenizer runs/mine/tokenizer
@@ -8,10 +8,10 @@ import argparse
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ernie5.config.schema import SourceConfig
+from ernie5.config.schema import SourceConfig, VisionDataConfig
 from ernie5.errors import UserError, exit_cleanly
 
-SHOWN = 20  # malformed lines that are quoted
+SHOWN = 20  # malformed lines, and media that cannot be read, that are quoted
 BAR = 40  # characters of the histogram's longest bar
 
 
@@ -25,7 +25,9 @@ class Findings:
     tokens: int = 0
     sizes: list[int] = field(default_factory=list)  # of each document: tokens if they are known, else characters
     longest: tuple[int, str] = (0, "")  # size and origin
-    bad: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)  # lines
+    media: dict[tuple, str | tuple[int, ...]] = field(default_factory=dict)  # of each its shape, or why it has none
+    bad_media: list[str] = field(default_factory=list)  # lines that show a medium which cannot be read
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,41 +45,47 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    sources, skips = sources_of(arguments)
+    sources, vision, skips = sources_of(arguments)
     tokenizer = None
     if arguments.tokenizer:
         from ernie5.tokenizers.text import TextTokenizer
 
         tokenizer = TextTokenizer.from_pretrained(arguments.tokenizer)
-    bad = []
+    bad, bad_media = [], []
     for source in sources:
-        findings = examine(source, tokenizer)
+        findings = examine(source, tokenizer, vision)
         report(source, findings, "tokens" if tokenizer else "characters")
         bad += findings.bad
+        bad_media += findings.bad_media
     if bad and not skips:
         raise UserError(f"{bad[0]} ({len(bad)} malformed in all; data.bad_line: skip would leave them out)")
+    if bad_media:
+        raise UserError(f"{bad_media[0]} ({len(bad_media)} such in all; a run stops at them)")
 
 
-def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], bool]:
-    """The sources to read, and whether a run would leave malformed lines out."""
+def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], VisionDataConfig, bool]:
+    """The sources to read, how their media are, and whether a run would leave malformed lines out."""
     if bool(arguments.path) == bool(arguments.config):
         raise UserError("name either a path or a run file with -c")
     if arguments.path:
         path, separator = arguments.path, arguments.separator
-        return [SourceConfig(name=path, path=path, format=arguments.format, document_separator=separator)], False
+        source = SourceConfig(name=path, path=path, format=arguments.format, document_separator=separator)
+        return [source], VisionDataConfig(), False
     from ernie5.config.load import load_config
 
     data = load_config(arguments.config, arguments.opt).data
-    return [*data.train, *data.validation], data.bad_line == "skip"
+    return [*data.train, *data.validation], data.vision, data.bad_line == "skip"
 
 
-def examine(source: SourceConfig, tokenizer) -> Findings:
+def examine(source: SourceConfig, tokenizer, vision: VisionDataConfig) -> Findings:
+    from tqdm import tqdm
+
     from ernie5.data.manifest import BadLine
     from ernie5.data.sequence import encode_sample
     from ernie5.data.sources import open_source
 
     found, corpus = Findings(), open_source(source)
-    for i in range(len(corpus)):
+    for i in tqdm(range(len(corpus)), desc=source.name, unit=" documents", leave=False, disable=None):
         try:
             sample = corpus[i]
         except BadLine as error:
@@ -85,6 +93,7 @@ def examine(source: SourceConfig, tokenizer) -> Findings:
             continue
         kinds = [type(segment).__name__.lower() for segment in sample.all_segments()]
         found.segments.update(kinds)
+        look_at_media(sample, found, vision)
         texts = [segment.text for segment in sample.all_segments() if hasattr(segment, "text")]
         size = sum(map(len, texts))
         found.characters += size
@@ -95,6 +104,27 @@ def examine(source: SourceConfig, tokenizer) -> Findings:
         found.sizes.append(size)
         found.longest = max(found.longest, (size, sample.origin))
     return found
+
+
+def look_at_media(sample, found: Findings, vision: VisionDataConfig) -> None:
+    """Decodes the sample's pictures and films, each file once, since only that finds one that was cut off."""
+    from ernie5.data.media import read_image, read_video
+    from ernie5.data.sample import Image, Video
+
+    for medium in sample.all_segments():
+        if not isinstance(medium, Image | Video):
+            continue
+        key = (type(medium).__name__, medium.source, getattr(medium, "fps", None))
+        if key not in found.media:
+            try:
+                if isinstance(medium, Image):
+                    found.media[key] = read_image(medium.source).shape
+                else:
+                    found.media[key] = read_video(medium.source, medium.fps, vision.max_frames).shape
+            except UserError as error:
+                found.media[key] = str(error)
+        if isinstance(found.media[key], str):
+            found.bad_media.append(f"{sample.origin}: {found.media[key]}")
 
 
 def report(source: SourceConfig, found: Findings, unit: str) -> None:
@@ -109,12 +139,32 @@ def report(source: SourceConfig, found: Findings, unit: str) -> None:
     if found.sizes:
         print(f"  longest     {found.longest[0]:,} {unit}, {found.longest[1]}")
         print_histogram(found.sizes, unit)
-    if found.bad:
-        print(f"  malformed   {len(found.bad):,}")
-        for cause in found.bad[:SHOWN]:
+    print_media(found)
+    print_causes("malformed", found.bad)
+    print_causes("bad media", found.bad_media)
+
+
+def print_media(found: Findings) -> None:
+    """How many different pictures and films could be read, with the smallest and the largest of them."""
+    for kind, name in (("Image", "pictures"), ("Video", "films")):
+        shapes = [shape for key, shape in found.media.items() if key[0] == kind and not isinstance(shape, str)]
+        if not shapes:
+            continue
+        sizes = sorted({(width * height, f"{width} x {height}") for _, height, width, _ in shapes})
+        frames = sorted({shape[0] for shape in shapes})
+        between = " to ".join(dict.fromkeys((sizes[0][1], sizes[-1][1])))
+        length = f", {' to '.join(dict.fromkeys((f'{frames[0]}', f'{frames[-1]}')))} frames" if kind == "Video" else ""
+        print(f"  {name:<11} {len(shapes):,} different, {between} pixels{length}")
+
+
+def print_causes(what: str, causes: list[str]) -> None:
+    """How many there are, and the first of them."""
+    if causes:
+        print(f"  {what:<11} {len(causes):,}")
+        for cause in causes[:SHOWN]:
             print(f"    {cause}")
-        if len(found.bad) > SHOWN:
-            print(f"    ... and {len(found.bad) - SHOWN:,} more")
+        if len(causes) > SHOWN:
+            print(f"    ... and {len(causes) - SHOWN:,} more")
 
 
 def print_histogram(sizes: list[int], unit: str) -> None:

@@ -1,11 +1,13 @@
 """The command that looks at a corpus: counts, causes and exit status."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,3 +67,49 @@ def test_tokens_are_counted_with_a_saved_tokenizer(manifest, tmp_path):
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     expected = len(tokenizer.encode("héllo")) + 2 + sum(len(ids) for ids, _ in chat) + 1
     assert f"  tokens      {expected}," in result.stdout
+
+
+def write_media_manifest(folder, *names):
+    """A picture or film a line; a film is looked at 4 times a second."""
+    lines = []
+    for name in names:
+        moving = {"type": "video", "fps": 4} if name.endswith(".gif") else {"type": "image"}
+        lines.append(json.dumps({"segments": [{**moving, "source": name, "role": "understand"}]}))
+    (folder / "media.jsonl").write_text("\n".join(lines))
+    return folder / "media.jsonl"
+
+
+@pytest.fixture
+def media(tmp_path):
+    frames = [Image.new("RGB", (12, 8), colour) for colour in ("red", "blue", "white")]
+    frames[0].save(tmp_path / "a.png")
+    frames[0].resize((30, 20)).save(tmp_path / "b.png")
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=500)
+    return tmp_path
+
+
+def test_pictures_and_films_are_counted_by_file_with_their_sizes(media):
+    result = check(write_media_manifest(media, "a.png", "b.png", "a.png", "a.gif"))
+    assert result.returncode == 0, result.stderr
+    assert "  pictures    2 different, 12 x 8 to 30 x 20 pixels\n" in result.stdout
+    assert "  films       1 different, 12 x 8 pixels, 6 frames\n" in result.stdout
+
+
+def test_media_that_cannot_be_read_are_listed_by_line_and_exit_with_2(media):
+    data = (media / "b.png").read_bytes()
+    (media / "b.png").write_bytes(data[:-30])
+    manifest = write_media_manifest(media, "a.png", "b.png", "a.gif", "b.png")
+    result = check(manifest)
+    assert result.returncode == 2
+    assert "  bad media   2\n" in result.stdout
+    for line in (2, 4):
+        assert f"    {manifest}:{line}: {media / 'b.png'}: cannot be read as a picture" in result.stdout
+    assert result.stderr.startswith(f"error: {manifest}:2: ") and result.stderr.count("\n") == 1
+
+
+def test_film_longer_than_the_run_allows_is_listed(media):
+    manifest = write_media_manifest(media, "a.gif")
+    settings = (f"data.train.0.path={manifest}", "data.vision.max_frames=5")
+    result = check("-c", "configs/run/tiny.yaml", *(part for setting in settings for part in ("-o", setting)))
+    assert result.returncode == 2
+    assert "more than 5 frames at 4 a second" in result.stderr

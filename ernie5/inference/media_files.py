@@ -1,0 +1,158 @@
+"""Pixels become files: PNG, GIF, MP4 and WebP; and pictures made larger or laid out on a sheet, to be looked at.
+
+A picture is uint8 [height, width, 3], a film uint8 [frames, height, width, 3]. A file appears whole or not at all.
+"""
+
+import errno
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ernie5.errors import UserError
+
+_GIF_FPS = 50  # delays are in hundredths of a second, and viewers slow a delay of one down
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # told by the tool that ends because of it
+_X264 = ("libx264", {"crf": "16", "preset": "medium"})
+_MPEG4 = ("mpeg4", {"qmin": "1", "qmax": "3"})  # in every build of FFmpeg
+
+
+def save_media(path: str | Path, frames: np.ndarray, fps: float) -> None:
+    """Writes a film, or a picture as a film of one frame, in the format that the name's ending says.
+
+    Raises UserError for another ending, and for a .png of several frames.
+    """
+    ending = Path(path).suffix.lower()
+    if ending == ".png":
+        if len(frames) != 1:
+            raise UserError(f"{path}: a .png holds one picture, not {len(frames)} frames: name a .gif, .mp4 or .webp")
+        save_png(path, frames[0])
+    elif ending == ".gif":
+        save_gif(path, frames, fps)
+    elif ending == ".mp4":
+        save_mp4(path, frames, fps)
+    elif ending == ".webp":
+        save_webp(path, frames, fps)
+    else:
+        found = f'the ending "{ending}"' if ending else "a name without an ending"
+        raise UserError(f"{path}: {found} names no format: use .png, .gif, .mp4 or .webp")
+
+
+def save_png(path: str | Path, frame: np.ndarray) -> None:
+    """Writes the picture without loss."""
+    with _replacing(path) as temporary:
+        Image.fromarray(frame).save(temporary, format="PNG")
+
+
+def save_gif(path: str | Path, frames: np.ndarray, fps: float, scale: int = 1) -> None:
+    """Writes an endless GIF of at most 256 colours a frame, its pixels `scale` times as large.
+
+    Frame i begins at i / fps seconds, rounded to the format's hundredths. Raises UserError above 50 frames a second.
+    """
+    if fps > _GIF_FPS:
+        raise UserError(
+            f"{path}: a GIF shows at most {_GIF_FPS} frames a second, not {fps:g}: lower fps or name a .mp4"
+        )
+    delays = 10 * np.diff(_times(path, len(frames), fps, ticks=100))
+    pictures = [Image.fromarray(frame) for frame in enlarge(frames, scale)]
+    with _replacing(path) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=delays.tolist(), loop=0
+        )
+
+
+def save_webp(path: str | Path, frames: np.ndarray, fps: float) -> None:
+    """Writes an endless WebP without loss. Frame i begins at i / fps seconds, rounded to thousandths.
+
+    A film that stands still becomes a picture.
+    """
+    delays = np.diff(_times(path, len(frames), fps, ticks=1000))
+    pictures = [Image.fromarray(frame) for frame in frames]
+    with _replacing(path) as temporary:
+        pictures[0].save(
+            temporary,
+            format="WEBP",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=delays.tolist(),
+            loop=0,
+            lossless=True,
+        )
+
+
+def save_mp4(path: str | Path, frames: np.ndarray, fps: float) -> None:
+    """Writes H.264, or MPEG-4 part 2 if PyAV was built without x264. An odd side gets its last row or column twice.
+
+    Raises UserError if PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            f"{path}: .mp4 is written by PyAV, which is not installed: pip install 'ernie5[data]', or name a .gif"
+        ) from None
+    _check_rate(path, fps)
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    codec, options = _X264 if _X264[0] in av.codecs_available else _MPEG4
+    with _replacing(path) as temporary:
+        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+
+
+def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
+    """Every pixel of [..., height, width, 3] as a square of `factor` x `factor`."""
+    return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def contact_sheet(pictures: Sequence[np.ndarray], columns: int, pad: int = 2) -> np.ndarray:
+    """The pictures, uint8 [height, width, 3] each, in rows of `columns` on white, `pad` pixels around each of them.
+
+    Cells are of the largest height and width; smaller pictures lie in the middle of theirs.
+    """
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    sheet = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, 3), 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        top = pad + i // columns * (height + pad) + (height - picture.shape[0]) // 2
+        left = pad + i % columns * (width + pad) + (width - picture.shape[1]) // 2
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return sheet
+
+
+def _times(path: str | Path, count: int, fps: float, ticks: int) -> np.ndarray:
+    """int64 [count + 1]: the tick at which each frame begins and the last one ends; rounding does not add up."""
+    _check_rate(path, fps)
+    return np.rint(np.arange(count + 1) * (ticks / fps)).astype(np.int64)
+
+
+def _check_rate(path: str | Path, fps: float) -> None:
+    if not (math.isfinite(fps) and 0.1 <= fps <= 1000):
+        raise UserError(f"{path}: {fps} frames a second cannot be written: give fps from 0.1 to 1000")
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` to write to, moved to `path` if that succeeds. Makes the folder if there is none."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}): name another place") from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
