@@ -1,0 +1,1 @@
+"""The cascaded diffusion refiner: from a degraded low resolution to detail, trained apart (report §2.2.3)."""
