@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A malformed line that `bad_line: skip` leaves out."""
+    """A malformed line, or one whose medium cannot be read, that `bad_line: skip` leaves out."""
 
     cause: str
 
@@ -40,8 +40,8 @@ class Encoder:
         draw = self.mixture.draw(number)
         try:
             sample = self.pieces[draw.source].sample(draw.index, draw.epoch)
+            return encode_sample(sample, self.tokenizer, self.bpe_dropout, draw.seed, self.vision)
         except BadLine as error:
             if not self.skip_bad_lines:
                 raise
             return Skipped(str(error))
-        return encode_sample(sample, self.tokenizer, self.bpe_dropout, draw.seed, self.vision)

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ernie5.data.manifest import BadLine
 from ernie5.data.sample import Audio, Image, Message, Sample, Segment, Text, Video
 from ernie5.data.shuffle import derive_key
 from ernie5.data.visual import EncodedMedium, VisionSettings, encode_medium
@@ -70,11 +71,11 @@ def encode_sample(
     """Sample -> ids. BPE-dropout (arXiv:1910.13267) is a function of `seed`; chats are encoded without it.
 
     `</s>` carries loss if what stands before it does. What is drawn at random for media (guidance's dropout of the
-    condition, masked frames, flip rates) is a function of `seed` too. Raises UserError for a medium that cannot be
-    read, and for media that the model has no tower for: `vision` None is a model without.
+    condition, masked frames, flip rates) is a function of `seed` too. Raises BadLine for a medium that cannot be read,
+    and UserError for media that the model has no tower for: `vision` None is a model without.
     """
     refuse_media_without_tower(sample, vision)
-    encoder = _Encoder(tokenizer, bpe_dropout, seed, vision)
+    encoder = _Encoder(tokenizer, bpe_dropout, seed, vision, sample.origin)
     parts = list(encoder.chat(sample.messages) if sample.messages else encoder.segments(sample.segments))
     first_generated = next((i for i, part in enumerate(parts) if part.medium and part.medium.scales), None)
     if first_generated is not None and encoder.drops_condition():
@@ -107,8 +108,11 @@ def refuse_media_without_tower(sample: Sample, vision: VisionSettings | None) ->
 class _Encoder:
     """The parts of one sample, in order."""
 
-    def __init__(self, tokenizer: Tokenizer, bpe_dropout: float, seed: int, vision: VisionSettings | None):
-        self.tokenizer, self.bpe_dropout, self.seed, self.vision = tokenizer, bpe_dropout, seed, vision
+    def __init__(
+        self, tokenizer: Tokenizer, bpe_dropout: float, seed: int, vision: VisionSettings | None, origin: str
+    ):
+        self.tokenizer, self.bpe_dropout, self.seed = tokenizer, bpe_dropout, seed
+        self.vision, self.origin = vision, origin
 
     def drops_condition(self) -> bool:
         rng = np.random.default_rng(derive_key(self.seed, "condition"))
@@ -129,7 +133,10 @@ class _Encoder:
         begin, hold, end = (
             ("<boi>", "<image>", "<eoi>") if isinstance(segment, Image) else ("<bov>", "<video>", "<eov>")
         )
-        medium = encode_medium(segment, self.vision, derive_key(self.seed, "medium", number))
+        try:
+            medium = encode_medium(segment, self.vision, derive_key(self.seed, "medium", number))
+        except UserError as error:
+            raise BadLine(f"{self.origin}: {error}") from None
         yield _Part([ids[begin]], segment.role == "generate")
         yield _Part([ids[hold]] * len(medium.layout), False, medium)
         yield _Part([ids[end]] if segment.role == "generate" else [ids[end], ids["<sep>"]], True)
@@ -152,7 +159,8 @@ class _Encoder:
             closing = self.tokenizer.apply_chat_template([{"role": message.role, "content": ""}])[-1][0]
             body, loss = parts[-1].ids, parts[-1].loss
             yield _Part(body[: len(body) - len(closing)], loss)
-            yield from _Encoder(self.tokenizer, 0.0, derive_key(self.seed, i), self.vision).segments(rest)
+            plain = _Encoder(self.tokenizer, 0.0, derive_key(self.seed, i), self.vision, self.origin)
+            yield from plain.segments(rest)
             yield _Part(closing, loss)
 
 

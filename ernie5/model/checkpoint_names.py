@@ -1,7 +1,14 @@
 """The names of tensors in a model folder, which follow the decoders of the ecosystem, and in the model."""
 
 # (in the model, in the folder), the first prefix that fits
-_PREFIXES = (("text.lm_head.", "lm_head."), ("text.", "model."), ("decoder.", "model."), ("mtp.", "model.mtp.0."))
+_PREFIXES = (
+    ("text.lm_head.", "lm_head."),
+    ("text.", "model."),
+    ("decoder.", "model."),
+    ("mtp.", "model.mtp.0."),
+    ("vision_understanding.", "model.vision_understanding."),
+    ("vision_generation.", "model.vision_generation."),
+)
 
 
 def to_folder_name(name: str) -> str:

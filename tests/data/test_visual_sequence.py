@@ -7,6 +7,7 @@ import pytest
 from PIL import Image as Picture
 
 from ernie5.config.schema import ResolutionConfig, VisionConfig, VisionDataConfig, VisionEncoderConfig, ViTConfig
+from ernie5.data.manifest import BadLine
 from ernie5.data.packing import Cursor, fill_row
 from ernie5.data.sample import Image, Message, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
@@ -167,3 +168,9 @@ def test_media_know_their_place_in_the_row_and_labels_skip_them(picture):
     weighted = np.flatnonzero(row.loss_weight)
     assert row.labels[weighted].tolist() == [*(FIRST + ord(c) for c in "abc"), 2, S["<boi>"], S["<eoi>"], 2]
     assert (row.labels[12:] == IGNORE_INDEX)[2:].all()
+
+
+def test_medium_that_cannot_be_read_is_a_bad_line_of_its_sample(tmp_path):
+    (tmp_path / "p.png").write_bytes(b"no picture")
+    with pytest.raises(BadLine, match=r"^a:1: .*p\.png"):
+        encode(Image(str(tmp_path / "p.png"), "understand"))

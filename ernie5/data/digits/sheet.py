@@ -34,13 +34,13 @@ def write_sheet(world: Path, path: Path) -> None:
 
 
 def examples(world: Path) -> dict[str, list[list[dict]]]:
-    """The first few English samples of each task, as their segments."""
+    """The first few English samples of each task with media, as their segments."""
     found = defaultdict(list)
     manifest, facts = world / f"{SPLITS[0]}.jsonl", world / "facts" / f"{SPLITS[0]}.jsonl"
     with manifest.open(encoding="utf-8") as lines, facts.open(encoding="utf-8") as truths:
         for line, truth in zip(lines, truths, strict=True):
             fact = json.loads(truth)
-            if fact["language"] == ENGLISH and len(found[fact["task"]]) < COLUMNS:
+            if fact["language"] == ENGLISH and "layout" in fact and len(found[fact["task"]]) < COLUMNS:
                 found[fact["task"]].append(json.loads(line)["segments"])
     return {task: found[task] for task in sorted(found) if found[task]}
 
