@@ -17,10 +17,11 @@ from ernie5.config.load import dump
 from ernie5.config.schema import Config, GenerationConfig
 from ernie5.data.corpus import Corpus
 from ernie5.data.loader import PIECE_BYTES_PER_TOKEN, Loader
+from ernie5.data.manifest import BadLine
 from ernie5.data.packing import pack_all
 from ernie5.data.pieces import Pieces
 from ernie5.data.sample import Sample, Text
-from ernie5.data.sequence import encode_sample
+from ernie5.data.sequence import EncodedSample, encode_sample
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.split import open_splits
 from ernie5.data.visual import VisionSettings
@@ -268,12 +269,19 @@ class _Validation:
     def _pack(self, max_seq_len: int, max_tokens: int) -> ValidationSet:
         vision = self._config.model.vision
         settings = VisionSettings(vision, self._config.data.vision).uncorrupted() if vision else None
-        samples = (encode_sample(sample, self._tokenizer, vision=settings) for sample in self._shuffled())
-        packed = list(pack_all(samples, max_seq_len, self._tokenizer.pad_id, max_tokens))
+        packed = list(pack_all(self._encoded(settings), max_seq_len, self._tokenizer.pad_id, max_tokens))
         num_bytes = sum(row.num_bytes for row in packed)
         if not num_bytes:
             raise UserError("no validation text carries loss: name data.validation, or raise data.validation_fraction")
         return ValidationSet([row.row for row in packed], num_bytes)
+
+    def _encoded(self, vision: VisionSettings | None) -> Iterator[EncodedSample]:
+        for sample in self._shuffled():
+            try:
+                yield encode_sample(sample, self._tokenizer, vision=vision)
+            except BadLine:
+                if self._config.data.bad_line != "skip":
+                    raise
 
     def _shuffled(self) -> Iterator[Sample]:
         seed, skip_bad_lines = self._config.train.seed, self._config.data.bad_line == "skip"

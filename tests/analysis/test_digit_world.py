@@ -8,6 +8,7 @@ from PIL import ImageSequence
 from ernie5.analysis.contact_sheet import write_contact_sheet
 from ernie5.analysis.digit_world import (
     Case,
+    Score,
     Size,
     as_record,
     draw_cases,
@@ -166,6 +167,12 @@ def test_contact_sheet_frames_right_and_wrong(tmp_path: Path):
     sheet = np.asarray(PillowImage.open(tmp_path / "s.png"))
     assert sheet[0, 0, 1] > sheet[0, 0, 0] and sheet[0, -1, 0] > sheet[0, -1, 1]
     assert sheet[40, 60].tolist() == [10] * 3
+
+
+def test_table_follows_the_order_of_the_tasks():
+    names = ["animate: all", "draw", "read"]
+    lines = table({name: Score(1, 2) for name in names}, None).splitlines()
+    assert [line[:30].strip() for line in lines[1:]] == names[::-1]
 
 
 def test_a_case_without_drawings_has_no_variety(judge: Judge):

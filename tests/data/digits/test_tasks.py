@@ -18,9 +18,7 @@ def judge() -> Judge:
 def samples(task: str, count: int = 100, vary: bool = False) -> list:
     scans = load_scans()
     ids = split_scans(scans)["test"]
-    return make_samples(
-        task, count, scans.digits, ids, np.random.default_rng(0), vary=vary, num_frames=6
-    )  # fmt: skip
+    return make_samples(task, count, scans.digits, ids, np.random.default_rng(0), vary=vary, num_frames=6)
 
 
 def seen(chosen: list) -> np.ndarray:
