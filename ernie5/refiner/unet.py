@@ -27,8 +27,12 @@ class UNet(nn.Layer):
         self.conv_in = nn.Conv2D(2 * COLOURS, channels[0], 3, padding=1)
         levels = range(len(channels))
         self.down = nn.LayerList([Level(channels[i], 2 * size, config.blocks_per_level) for i in levels])
-        self.shrink = nn.LayerList([nn.Conv2D(channels[i], channels[i + 1], 3, 2, 1) for i in levels[:-1]])
-        self.enlarge = nn.LayerList([nn.Conv2D(channels[i + 1], 4 * channels[i], 1) for i in levels[:-1]])
+        self.shrink = nn.LayerList(
+            [nn.Conv2D(channels[i], channels[i + 1], 3, 2, 1, bias_attr=False) for i in levels[:-1]]
+        )
+        self.enlarge = nn.LayerList(
+            [nn.Conv2D(channels[i + 1], 4 * channels[i], 1, bias_attr=False) for i in levels[:-1]]
+        )
         self.up = nn.LayerList([Level(channels[i], 2 * size, config.blocks_per_level) for i in levels[:-1]])
         self.norm_out = frame_norm(channels[0])
         self.conv_out = nn.Conv2D(channels[0], COLOURS, 3, padding=1, weight_attr=nn.initializer.Constant(0.0))
@@ -75,8 +79,10 @@ class ResidualBlock(nn.Layer):
     def __init__(self, channels: int, embedding_size: int):
         super().__init__()
         self.norm1, self.norm2 = frame_norm(channels), frame_norm(channels)
-        self.conv1 = nn.Conv2D(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2D(channels, channels, 3, padding=1, weight_attr=nn.initializer.Constant(0.0))
+        # Without biases, which the norms' replace: Paddle's CPU kernel adds one in the time of the convolution.
+        zeros = nn.initializer.Constant(0.0)
+        self.conv1 = nn.Conv2D(channels, channels, 3, padding=1, bias_attr=False)
+        self.conv2 = nn.Conv2D(channels, channels, 3, padding=1, weight_attr=zeros, bias_attr=False)
         self.modulation = nn.Linear(embedding_size, 2 * channels)
 
     def forward(self, frames: paddle.Tensor, embedding: paddle.Tensor) -> paddle.Tensor:
