@@ -26,8 +26,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num", type=int, default=0, metavar="N", help="samples a task (default: all)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of drawing (default %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0, help="of drawing (default %(default)s)")
-    parser.add_argument("--guidance", type=float, nargs=2, default=(2.0, 2.0), metavar=("START", "END"),
-                        help="guidance at the first and at the last scale (default 2 2)")  # fmt: skip
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        nargs=2,
+        default=(2.0, 2.0),
+        metavar=("START", "END"),
+        help="guidance at the first and at the last scale (default 2 2)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as many as cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
@@ -114,7 +120,7 @@ def write_sheets(folder: Path, drawings: list["Drawing"]) -> None:
         sheets.setdefault((drawing.case.task, drawing.case.size), []).append(drawing)
     for (task, size), drawn in sheets.items():
         drawn.sort(key=lambda drawing: (drawing.case.direction, drawing.case.digits))
-        chosen = drawn[:: max(1, len(drawn) // (SHEET_ROWS * SHEET_COLUMNS))][: SHEET_ROWS * SHEET_COLUMNS]
+        chosen = drawn[:: -(-len(drawn) // (SHEET_ROWS * SHEET_COLUMNS))]  # evenly over digits and directions
         path = folder / f"{task}_{size.height}x{size.width}.{'gif' if size.num_frames > 1 else 'png'}"
         right = [all(drawing.right.values()) for drawing in chosen]
         write_contact_sheet(path, [drawing.frames for drawing in chosen], right, SHEET_COLUMNS, FPS)

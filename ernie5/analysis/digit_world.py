@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ernie5.analysis.digits import Diversity, Judge, diversity, motion, real_pictures
+from ernie5.analysis.digits import Diversity, Judge, diversity, motion, real_pictures, smallest_class
 from ernie5.data.digits.render import CELL
+from ernie5.data.digits.tasks import TASKS
 from ernie5.data.digits.world import read_about
 from ernie5.data.manifest import parse_line
 from ernie5.data.sample import Segment
@@ -184,16 +185,21 @@ class Variety(NamedTuple):
 
 
 def measure_variety(drawings: Sequence[Drawing], judge: Judge) -> Variety | None:
-    """Of the single digits drawn on request (task `draw`); None if there are fewer than two."""
-    chosen = [drawing for drawing in drawings if drawing.case.task == "draw"]
-    if len(chosen) < 2:
+    """Of the single digits drawn on request (task `draw`); None if there are fewer than two of each.
+
+    As many of every digit, and no more than there are held-out scans of each: more pictures have nearer neighbours.
+    """
+    by_digit: dict[int, list[np.ndarray]] = {digit: [] for digit in range(10)}
+    for drawing in drawings:
+        if drawing.case.task == "draw":
+            by_digit[drawing.case.digits[0]].append(drawing.frames[0])
+    per_digit = min(smallest_class("test"), *map(len, by_digit.values()))
+    if per_digit < 2:
         return None
-    pictures = np.stack([drawing.frames[0] for drawing in chosen])
-    digits = np.array([drawing.case.digits[0] for drawing in chosen])
-    per_digit = max(2, len(chosen) // 10)
+    pictures = np.stack([picture for drawn in by_digit.values() for picture in drawn[:per_digit]])
     train, test = real_pictures("train", per_digit), real_pictures("test", per_digit)
     return Variety(
-        drawn=diversity(pictures, digits),
+        drawn=diversity(pictures, np.repeat(np.arange(10), per_digit)),
         train=diversity(*train),
         test=diversity(*test),
         drawn_confidence=float(np.median(judge.digit(pictures)[1])),
@@ -202,9 +208,10 @@ def measure_variety(drawings: Sequence[Drawing], judge: Judge) -> Variety | None
 
 
 def table(scores: dict[str, Score], variety: Variety | None) -> str:
-    """All results as one text table."""
+    """All results as one text table, in the order of the tasks."""
     lines = [f"{'':<30}{'right':>8}{'cases':>8}"]
-    lines += [f"{name:<30}{score.share:>8.1%}{score.cases:>8}" for name, score in scores.items()]
+    for name in sorted(scores, key=lambda name: list(TASKS).index(name.split(":")[0])):
+        lines.append(f"{name:<30}{scores[name].share:>8.1%}{scores[name].cases:>8}")
     if variety:
         lines.append(f"{'':<30}{'drawn':>8}{'train':>8}{'test':>8}")
         for name, unit in (("nearest_train", ".1f"), ("class_deviation", ".1f"), ("near_duplicates", ".1%")):

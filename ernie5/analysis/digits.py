@@ -14,7 +14,7 @@ from ernie5.data.digits.render import (
     cubic_weights,
     draw_glyphs,
     film_glyph,
-    picture_glyph,  # fmt: skip
+    picture_glyph,
 )
 from ernie5.data.digits.scans import Scans, load_scans, split_scans
 from ernie5.data.digits.tasks import STEPS, TRAVEL
@@ -201,7 +201,7 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def real_pictures(split: str, per_digit: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of a split's scans, varied as in training: uint8 [pictures, 16, 16, 3] and digits int64 [pictures].
 
-    What drawings are measured beside: as many of each digit, other scans as long as there are enough.
+    What drawings are measured beside: as many of each digit, all of different scans up to `smallest_class`.
     """
     scans: Scans = load_scans()
     ids, rng = split_scans(scans)[split], np.random.default_rng(seed)
@@ -210,3 +210,9 @@ def real_pictures(split: str, per_digit: int, seed: int = 0) -> tuple[np.ndarray
     )
     drawn = draw_glyphs(scans.pixels, [picture_glyph(i, CELL / 2, CELL / 2, rng) for i in chosen], CELL, CELL)
     return np.repeat(drawn[..., None], 3, axis=-1), scans.digits[chosen]
+
+
+def smallest_class(split: str) -> int:
+    """Scans of the rarest digit in a split."""
+    scans = load_scans()
+    return int(np.bincount(scans.digits[split_scans(scans)[split]], minlength=10).min())

@@ -59,10 +59,8 @@ def draw_glyphs(pixels: np.ndarray, glyphs: list[Glyph], height: int, width: int
 
 
 def _draw_batch(pixels: np.ndarray, glyphs: list[Glyph], height: int, width: int) -> np.ndarray:
-    # fmt: off
     numbers = np.array([(g.row, g.column, g.scale, g.angle, g.shear, g.gain) for g in glyphs], np.float32)
     row, column, scale, angle, shear, gain = (numbers[:, i, None] for i in range(6))  # each [glyphs, 1]
-    # fmt: on
     at_row, at_column = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
     down = (at_row.reshape(1, -1).astype(np.float32) - row) / scale  # [glyphs, places]
     right = (at_column.reshape(1, -1).astype(np.float32) - column) / scale

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ernie5.data.digits.render import CELL, Glyph, film_glyph, picture_glyph
-from ernie5.data.digits.texts import (  # fmt: skip
+from ernie5.data.digits.texts import (
     DIRECTIONS,
     NUMBER_WORDS,
     RELATIONS,
@@ -122,9 +122,7 @@ def _read(studio: Studio, task: str) -> Samples:
         digit, language = digits.deal(), choose_language(task, studio.rng)
         scan = studio.scan(digit)
         answer = NUMBER_WORDS[language][digit] if task == "caption" else str(digit)
-        facts = Facts(
-            task=task, language=language, digits=(digit,), scans=(scan,), answer=answer, layout="picture"
-        )  # fmt: skip
+        facts = Facts(task=task, language=language, digits=(digit,), scans=(scan,), answer=answer, layout="picture")
         yield Sample((studio.picture(scan, "understand"), say(task, language, studio.rng)), answer, facts)
 
 
@@ -195,10 +193,15 @@ def _film(studio: Studio, task: str) -> Samples:
         (digit, direction, speed), language = deck.deal(), choose_language(task, studio.rng)
         scan = studio.scan(digit)
         facts = Facts(
-            task=task, language=language, digits=(digit,), scans=(scan,),
+            task=task,
+            language=language,
+            digits=(digit,),
+            scans=(scan,),
             answer=_film_answer(task, language, digit, direction, speed),
-            layout="film", direction=direction, speed=speed,
-        )  # fmt: skip
+            layout="film",
+            direction=direction,
+            speed=speed,
+        )
         film = studio.film(scan, direction, speed, "understand" if facts.answer else "generate")
         if facts.answer:
             yield Sample((film, say(task, language, studio.rng)), facts.answer, facts)
