@@ -1,25 +1,34 @@
 """Trains and inspects tokenizers.
 
-python tools/tokenizer.py train --input pydoc --vocab-size 4096 --output runs/tokenizer
+python tools/tokenizer.py train text --input pydoc --vocab-size 4096 --output runs/tokenizer
+python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml
 python tools/tokenizer.py inspect runs/tokenizer --text "Hello, world"
+python tools/tokenizer.py inspect runs/vision_tokenizer --media data/digits/validation.jsonl --sheet sheet.png
 """
 
 import argparse
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie5.errors import UserError, exit_cleanly
 
 if TYPE_CHECKING:  # imported where it is used, so that --help answers at once
+    import numpy as np
+
+    from ernie5.config.schema import ResolutionConfig
+    from ernie5.data.media_set import MediaFile
     from ernie5.tokenizers.text import TextTokenizer
+    from ernie5.tokenizers.vision.evaluate import Quality
 
 PIECE_BYTES = 1 << 20  # a long text is read in pieces of about this size
 SHOWN_CHARACTERS = 1000  # of a file, in brackets
 LONGEST_SHOWN = 40
+MAX_INSPECTED = 256  # media that quality is measured on
+MAX_FRAMES = 64  # of an inspected film
 COLOURS = ("\x1b[48;5;24m", "\x1b[48;5;53m", "\x1b[48;5;22m")
 PLAIN = "\x1b[0m"
 
@@ -32,7 +41,24 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="learn a text tokenizer and save it in a folder")
+    kinds = commands.add_parser("train", help="learn a tokenizer and save it in a folder").add_subparsers(
+        required=True, metavar="KIND"
+    )
+    add_train_text(kinds)
+    add_train_vision(kinds)
+    inspect = commands.add_parser("inspect", help="show a saved tokenizer, and what it does to a text or to media")
+    inspect.set_defaults(run=inspect_folder)
+    inspect.add_argument("folder", type=Path, metavar="DIR")
+    shown = inspect.add_mutually_exclusive_group()
+    shown.add_argument("--text", metavar="TEXT", help="a text to cut")
+    shown.add_argument("--file", type=Path, metavar="FILE", help="a UTF-8 file to cut")
+    shown.add_argument("--media", nargs="+", metavar="PATH", help="vision: files, folders or manifests to reconstruct")
+    inspect.add_argument("--sheet", type=Path, metavar="PNG", help="vision: where to draw media beside reconstructions")
+    return parser.parse_args()
+
+
+def add_train_text(kinds: argparse._SubParsersAction) -> None:
+    train = kinds.add_parser("text", help="byte-pair merges over UTF-16BE")
     train.set_defaults(run=train_text)
     train.add_argument(
         "--input",
@@ -51,13 +77,15 @@ def parse_args() -> argparse.Namespace:
     )
     train.add_argument("--max-bytes", type=int, default=100_000_000, metavar="N", help="of text read (default 100 MB)")
     train.add_argument("--num-threads", type=int, metavar="N", help="default: as many as cores")
-    inspect = commands.add_parser("inspect", help="show a saved tokenizer, and how it cuts a text")
-    inspect.set_defaults(run=inspect_text)
-    inspect.add_argument("folder", type=Path, metavar="DIR")
-    text = inspect.add_mutually_exclusive_group()
-    text.add_argument("--text", metavar="TEXT", help="a text to cut")
-    text.add_argument("--file", type=Path, metavar="FILE", help="a UTF-8 file to cut")
-    return parser.parse_args()
+
+
+def add_train_vision(kinds: argparse._SubParsersAction) -> None:
+    train = kinds.add_parser("vision", help="causal multi-scale bit-wise autoencoder of pictures and films")
+    train.set_defaults(run=train_vision)
+    train.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="such as configs/tokenizer/*")
+    train.add_argument(
+        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="a setting, such as tokenizer.bits=8"
+    )
 
 
 def train_text(args: argparse.Namespace) -> None:
@@ -98,6 +126,66 @@ def read_texts(inputs: list[str], max_bytes: int) -> Iterator[str]:
         bar.refresh()
 
 
+def train_vision(args: argparse.Namespace) -> None:
+    from ernie5.config.load import load_as
+    from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig, check_run
+
+    config = load_as(VisionTokenizerRunConfig, args.config, args.override)
+    check_run(config, str(args.config))
+    start_paddle(config.train.threads)
+    from ernie5.data.media_set import choose_evenly, find_media, split_off
+    from ernie5.tokenizers.vision.train import train_vision_tokenizer
+
+    data = config.data
+    files, held_out = find_media(data.train, data.fps), find_media(data.validation, data.fps)
+    if not held_out:
+        files, held_out = split_off(files, data.validation_fraction, config.train.seed)
+    sizes = config.tokenizer.resolutions
+    media = read_with_progress(choose_evenly(files, data.max_media), sizes, data.max_frames)
+    validation = read_with_progress(choose_evenly(held_out, data.max_validation_media), sizes, data.max_frames)
+    tokenizer, quality = train_vision_tokenizer(config, media, validation)
+    print(f"{config.output_dir}: {tokenizer.config.bits} bits, digest {tokenizer.digest[:12]}")
+    show_quality(quality)
+
+
+def inspect_folder(args: argparse.Namespace) -> None:
+    from ernie5.tokenizers.vision.folder import is_tokenizer_folder
+
+    if is_tokenizer_folder(args.folder):
+        if args.text is not None or args.file is not None:
+            raise UserError(f"{args.folder} is a vision tokenizer: give --media, not a text")
+        inspect_vision(args)
+    else:
+        if args.media is not None or args.sheet is not None:
+            raise UserError(f"{args.folder} is no vision tokenizer: give --text or --file, not media")
+        inspect_text(args)
+
+
+def inspect_vision(args: argparse.Namespace) -> None:
+    start_paddle()
+    from ernie5.data.media_set import choose_evenly, find_media
+    from ernie5.tokenizers.vision.evaluate import evaluate
+    from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+    from ernie5.tokenizers.vision.train import save_sheet
+
+    if (args.media is None) != (args.sheet is None):
+        raise UserError("--media and --sheet go together: give both, or neither")
+    tokenizer = VisionTokenizer.from_pretrained(args.folder)
+    config = tokenizer.config
+    print(f"bits        {config.bits}, {config.quantizer}")
+    print(f"digest      {tokenizer.digest}")
+    print(f"parameters  {sum(parameter.size for parameter in tokenizer.parameters())}")
+    print(f"stride      {config.encoder.stride} in space, {config.encoder.temporal_stride} in time")
+    for resolution in config.resolutions:
+        scales = " ".join(f"{height}x{width}" for height, width in resolution.scales)
+        print(f"size        {resolution.height} x {resolution.width}: scales {scales}")
+    if args.media is not None:
+        files = choose_evenly(find_media(args.media, fps=4.0), MAX_INSPECTED)
+        media = read_with_progress(files, config.resolutions)
+        show_quality(evaluate(tokenizer, media))
+        save_sheet(tokenizer, media, args.sheet)
+
+
 def inspect_text(args: argparse.Namespace) -> None:
     from ernie5.tokenizers.text import SPECIAL_TOKENS, TextTokenizer
 
@@ -114,6 +202,31 @@ def inspect_text(args: argparse.Namespace) -> None:
     print("scripts     " + ", ".join(f"{name} {share:.1%}" for name, share in script_shares(learned)))
     longest = sorted(learned, key=len, reverse=True)[:LONGEST_SHOWN]
     print("longest     " + " ".join(ascii_safe(repr(piece)) for piece in longest))
+
+
+def start_paddle(threads: int = 0) -> None:
+    from ernie5.config.schema import OpsConfig
+    from ernie5.ops import runtime
+
+    runtime.start_paddle(threads)
+    runtime.configure(OpsConfig())
+
+
+def read_with_progress(
+    files: "Sequence[MediaFile]", resolutions: "Sequence[ResolutionConfig]", max_frames: int = MAX_FRAMES
+) -> "list[np.ndarray]":
+    from tqdm import tqdm
+
+    from ernie5.data.media_set import read_media
+
+    with tqdm(total=len(files), unit="file", desc="reading", leave=False) as bar:
+        return read_media(files, resolutions, max_frames, bar.update)
+
+
+def show_quality(quality: "Quality") -> None:
+    """A line for each scale: what it adds, and how evenly its bits are used."""
+    for k, (psnr, entropy) in enumerate(zip(quality.psnr, quality.entropy, strict=True), 1):
+        print(f"scales 1-{k}  PSNR {psnr:.2f} dB, entropy {entropy:.3f} of a bit of scale {k}")
 
 
 def show_text(tokenizer: "TextTokenizer", text: str) -> None:

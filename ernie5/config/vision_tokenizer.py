@@ -88,6 +88,8 @@ class VisionTokenizerDataConfig:
     validation_fraction: float = 0.05  # of the media of `train`, when `validation` is empty
     max_media: int = 20_000  # read into memory, evenly chosen; 0: all
     max_validation_media: int = 256
+    fps: float = 4.0  # frames a second of films that no manifest describes
+    max_frames: int = 64  # of a film; a longer one is an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,5 +185,8 @@ def _data_faults(data: VisionTokenizerDataConfig) -> Iterator[str]:
         yield "data.train is empty: name a folder, a file or a manifest"
     if not data.validation and not 0 < data.validation_fraction < 1:
         yield f"data.validation_fraction is {data.validation_fraction}: must lie inside 0 and 1"
-    counts = [not_positive(max_validation_media=data.max_validation_media), negative(max_media=data.max_media)]
+    counts = [
+        not_positive(max_validation_media=data.max_validation_media, fps=data.fps, max_frames=data.max_frames),
+        negative(max_media=data.max_media),
+    ]
     yield from filter(None, [prefixed("data", counts)])

@@ -196,7 +196,7 @@ class TextTokenizer:
         except OSError as error:
             raise _unreadable(path, error) from error
         except ValueError as error:
-            raise UserError(f"{path} is {error}: train one with tools/tokenizer.py train") from error
+            raise UserError(f"{path} is {error}: train one with tools/tokenizer.py train text") from error
         if config["ernie5_digest"] != tokenizer.digest:
             raise UserError(f"{path} is not the one that {CONFIG_FILE} was written for: restore it or retrain")
         return tokenizer
@@ -232,7 +232,7 @@ def _read_config(path: Path) -> dict:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it or save the tokenizer again") from error
     if not isinstance(config, dict) or config.get("ernie5_format") != _FORMAT or "ernie5_digest" not in config:
-        raise UserError(f"{path} is not of an ernie5 text tokenizer: train one with tools/tokenizer.py train")
+        raise UserError(f"{path} is not of an ernie5 text tokenizer: train one with tools/tokenizer.py train text")
     return config
 
 

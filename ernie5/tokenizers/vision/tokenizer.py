@@ -33,7 +33,7 @@ class VisionTokenizer(nn.Layer):
 
     def __init__(self, config: VisionTokenizerConfig, temporal_kernel: int = TEMPORAL_KERNEL):
         super().__init__()
-        self.config = config
+        self.config, self.temporal_kernel = config, temporal_kernel
         self.encoder = VisionEncoder(config.encoder, temporal_kernel)
         self.to_bits = nn.Linear(config.encoder.channels[-1], config.bits)
         self.decoder = VisionDecoder(config.encoder, config.bits, temporal_kernel)

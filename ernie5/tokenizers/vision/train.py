@@ -1,0 +1,232 @@
+"""Training of a vision tokenizer: the 2D network on pictures, then, inflated, on films (report §2.2.1)."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+from PIL import Image
+from tqdm import tqdm
+
+from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig, VisionTokenizerTrainConfig
+from ernie5.errors import Fault, UserError
+from ernie5.tokenizers.vision.evaluate import Quality, evaluate, reconstruction_sheet, scales_of
+from ernie5.tokenizers.vision.objective import Objective
+from ernie5.tokenizers.vision.sampler import MediaSampler, to_pixels
+from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE, SHEET_FILE = "metrics.jsonl", "reconstructions.png"
+SHEET_ROWS = 12
+SHEET_SIDE = 64  # pixels that a smaller picture is enlarged to on the sheet
+FLOOR = 0.05  # share of the peak that a phase's learning rate ends at
+ADVERSARY_BETAS = (0.0, 0.99)  # arXiv:1912.04958
+
+
+class Phase(NamedTuple):
+    """A stretch of steps with one schedule."""
+
+    name: str
+    steps: int
+    learning_rate: float  # peak
+    draw: Callable[[np.random.Generator], np.ndarray]  # a batch, uint8 [batch, frames, height, width, 3]
+
+
+def train_vision_tokenizer(
+    config: VisionTokenizerRunConfig, media: Sequence[np.ndarray], validation: Sequence[np.ndarray]
+) -> tuple[VisionTokenizer, Quality]:
+    """Trains on media, uint8 [frames, height, width, 3] each, of sizes in the table; writes the output folder.
+
+    The folder gets the tokenizer, `metrics.jsonl` and a sheet of reconstructions of some validation media. Returns the
+    tokenizer and its quality on `validation`. Raises UserError if the folder holds something, Fault if the loss is not
+    finite.
+    """
+    for medium in (*media, *validation):
+        scales_of(config.tokenizer, medium)
+    if not validation:
+        raise UserError("data.validation holds no picture and no film: name a folder or a manifest that does")
+    sampler = MediaSampler(media)
+    paddle.seed(config.train.seed)
+    objective = Objective(first_network(config), config.train)
+    output = claim_folder(config.output_dir)
+    with open(output / METRICS_FILE, "w", encoding="utf-8") as metrics:
+        trainer = _Trainer(config.train, objective, validation, lambda record: _write(metrics, record))
+        trainer.run(picture_phase(config.train, sampler))
+        if objective.tokenizer.temporal_kernel == 1:
+            objective.tokenizer = objective.tokenizer.inflated()
+        if config.train.video_steps > 0:
+            trainer.run(film_phase(config.train, sampler))
+    tokenizer = objective.tokenizer
+    tokenizer.eval()
+    tokenizer.save_pretrained(output)
+    save_sheet(tokenizer, validation, output / SHEET_FILE)
+    return tokenizer, trainer.quality
+
+
+def claim_folder(path: str) -> Path:
+    """Makes the output folder. UserError if something is in it."""
+    output = Path(path)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"output_dir: {output} exists already: remove it, or name another with -o output_dir=...")
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def first_network(config: VisionTokenizerRunConfig) -> VisionTokenizer:
+    """The picture network at its start; or, with `init_from`, the video network of that tokenizer with more bits.
+
+    On pictures the video network is a picture network too, whose weights on the past rest.
+    """
+    if not config.init_from:
+        return VisionTokenizer(config.tokenizer, temporal_kernel=1)
+    smaller = VisionTokenizer.from_pretrained(config.init_from)
+    if smaller.config.encoder != config.tokenizer.encoder or smaller.config.bits > config.tokenizer.bits:
+        raise UserError(
+            f"init_from: {config.init_from} has {smaller.config.bits} bits and {smaller.config.encoder}: "
+            "name a tokenizer of the same encoder and of no more bits"
+        )
+    tokenizer = VisionTokenizer(config.tokenizer)
+    weights = smaller.state_dict()
+    for name, target in tokenizer.state_dict().items():
+        value = target.numpy()
+        value[tuple(slice(size) for size in weights[name].shape)] = weights[name].numpy()
+        target.set_value(value)
+    return tokenizer
+
+
+def picture_phase(train: VisionTokenizerTrainConfig, sampler: MediaSampler) -> Phase:
+    """Single frames."""
+    return Phase(
+        "pictures", train.image_steps, train.learning_rate, lambda rng: sampler.pictures(rng, train.batch_size)
+    )
+
+
+def film_phase(train: VisionTokenizerTrainConfig, sampler: MediaSampler) -> Phase:
+    """Films, and pictures in a share of the steps."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        if rng.random() < train.image_share:
+            return sampler.pictures(rng, train.batch_size)
+        return sampler.films(rng, train.video_batch_size, train.video_frames)
+
+    return Phase("films", train.video_steps, train.video_learning_rate, draw)
+
+
+def save_sheet(tokenizer: VisionTokenizer, media: Sequence[np.ndarray], path: Path) -> None:
+    """Some of the media, evenly chosen, each beside what prefixes of its scales make of it, as a PNG."""
+    every = max(1, len(media) // SHEET_ROWS)
+    sheet = reconstruction_sheet(tokenizer, media[::every][:SHEET_ROWS])
+    zoom = max(1, SHEET_SIDE // media[0].shape[1])
+    Image.fromarray(sheet.repeat(zoom, axis=0).repeat(zoom, axis=1)).save(path)
+
+
+class _Trainer:
+    """The steps of the phases, and what they write."""
+
+    def __init__(
+        self,
+        config: VisionTokenizerTrainConfig,
+        objective: Objective,
+        validation: Sequence[np.ndarray],
+        write: Callable[[dict], None],
+    ):
+        self.config, self.objective, self.validation, self.write = config, objective, validation, write
+        self.rng = np.random.default_rng(config.seed)
+        self.steps_done, self.start = 0, time.perf_counter()
+        self.quality: Quality | None = None
+        self.adversary_optimizer = None
+        if objective.adversary is not None:
+            self.adversary_optimizer = paddle.optimizer.Adam(
+                config.loss.adversarial.learning_rate,
+                *ADVERSARY_BETAS,
+                parameters=objective.adversary.parameters(),
+            )
+
+    def run(self, phase: Phase) -> None:
+        rate = paddle.optimizer.lr.LambdaDecay(phase.learning_rate, lambda step: self._share(phase, step))
+        optimizer = self._optimizer(rate)
+        self.objective.train()
+        bar = tqdm(range(1, phase.steps + 1), desc=phase.name, unit="step")
+        for step in bar:
+            pixels = paddle.to_tensor(to_pixels(phase.draw(self.rng)))
+            losses = self._step(pixels, optimizer, step)
+            self.steps_done += 1
+            if step % self.config.log_steps == 0 or step == phase.steps:
+                self._log_losses(phase, losses, rate.get_lr(), bar)
+            rate.step()
+            if step == phase.steps or (self.config.eval_steps and step % self.config.eval_steps == 0):
+                self._log_quality(phase)
+
+    def _step(self, pixels: paddle.Tensor, optimizer: paddle.optimizer.Optimizer, step: int) -> dict:
+        """One update of the tokenizer, then one of the adversary once that has set in; the losses."""
+        adversarial = self.adversary_optimizer is not None and step > self.config.loss.adversarial.start_step
+        terms = self.objective(pixels, self.rng, adversarial)
+        sum(terms.losses.values()).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        if not adversarial:
+            return terms.losses
+        self.adversary_optimizer.clear_grad()  # the tokenizer's loss has passed through it
+        loss = self.objective.adversary.loss(terms.target, terms.output)
+        loss.backward()
+        self.adversary_optimizer.step()
+        self.adversary_optimizer.clear_grad()
+        return terms.losses | {"discriminator": loss}
+
+    def _optimizer(self, rate: paddle.optimizer.lr.LRScheduler) -> paddle.optimizer.Optimizer:
+        parts = [self.objective.tokenizer, self.objective.semantic]
+        parameters = [parameter for part in parts if part is not None for parameter in part.parameters()]
+        decayed = {parameter.name for parameter in parameters if parameter.ndim > 1}
+        return paddle.optimizer.AdamW(
+            rate,
+            parameters=parameters,
+            weight_decay=self.config.weight_decay,
+            apply_decay_param_fun=decayed.__contains__,
+            grad_clip=paddle.nn.ClipGradByGlobalNorm(self.config.clip_norm),
+        )
+
+    def _share(self, phase: Phase, step: int) -> float:
+        """Of the peak learning rate: a linear warmup, then half a cosine down to FLOOR."""
+        warmup = min(self.config.warmup_steps, phase.steps // 2)
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, phase.steps - warmup)
+        return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2
+
+    def _log_losses(self, phase: Phase, losses: dict[str, paddle.Tensor], rate: float, bar: tqdm) -> None:
+        values = {name: float(loss) for name, loss in losses.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise Fault(
+                f"{phase.name}: a loss is not finite at step {self.steps_done} ({values}): lower the learning rate"
+            )
+        bar.set_postfix(loss=f"{sum(values.values()):.4f}", refresh=False)
+        self.write(self._record("train", phase) | {"learning_rate": rate} | values)
+
+    def _log_quality(self, phase: Phase) -> None:
+        tokenizer = self.objective.tokenizer
+        tokenizer.eval()
+        self.quality = evaluate(tokenizer, self.validation)
+        tokenizer.train()
+        logger.info(
+            "step %d: PSNR %s dB with one scale more each, entropy of a bit %s",
+            self.steps_done,
+            " ".join(f"{value:.2f}" for value in self.quality.psnr),
+            " ".join(f"{value:.2f}" for value in self.quality.entropy),
+        )
+        self.write(self._record("eval", phase) | asdict(self.quality))
+
+    def _record(self, kind: str, phase: Phase) -> dict:
+        seconds = round(time.perf_counter() - self.start, 2)
+        return {"kind": kind, "step": self.steps_done, "phase": phase.name, "seconds": seconds}
+
+
+def _write(file, record: dict) -> None:
+    file.write(json.dumps(record) + "\n")
+    file.flush()
