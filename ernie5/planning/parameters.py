@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from ernie5.config.schema import ModelConfig
+from ernie5.config.schema import ModelConfig, VisionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCount:
-    """Parameters of each part. `mtp` is the whole multi-token prediction block; the other parts are the backbone's.
+    """Parameters of each part. `mtp` is the whole multi-token prediction block, `vision_*` what a model with vision has
+    around its backbone; the other parts are the backbone's.
 
     The balancing biases of the router (one number an expert) are buffers, not parameters, and not counted.
     """
@@ -21,6 +22,9 @@ class ParameterCount:
     dense_mlp: int
     norms: int
     mtp: int
+    vision_cnn: int  # the tokenizer's encoder, which is not trained
+    vision_understanding: int  # ViT and patch merger
+    vision_generation: int  # embeddings and heads of bits
     unchosen_experts: int  # parameters of the backbone's routed experts that one token does not visit
     vocab_rows_unused: int  # parameters of an untied embedding outside the one row that a token looks up
 
@@ -40,8 +44,8 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """Every trainable parameter, as a checkpoint holds them: the backbone and the prediction block."""
-        return self.backbone + self.mtp
+        """Every parameter, as a checkpoint holds them: the backbone, the prediction block, and vision."""
+        return self.backbone + self.mtp + self.vision_cnn + self.vision_understanding + self.vision_generation
 
     @property
     def backbone_excluding_embeddings(self) -> int:
@@ -85,6 +89,9 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
         dense_mlp=num_dense * _swiglu(hidden, model.intermediate_size),
         norms=(2 * layers + 1) * hidden,
         mtp=model.num_nextn_predict_layers * _prediction_block(model),
+        vision_cnn=_vision_cnn(model.vision),
+        vision_understanding=_vision_understanding(model.vision, hidden),
+        vision_generation=_vision_generation(model.vision, hidden),
         unchosen_experts=num_moe * (moe.num_experts - moe.num_experts_per_tok) * expert,
         vocab_rows_unused=0 if model.tie_word_embeddings else (model.vocab_size - 1) * hidden,
     )
@@ -121,6 +128,40 @@ def _attention_biases(model: ModelConfig) -> int:
     if not attention.use_bias:
         return 0
     return (attention.num_attention_heads + 2 * attention.num_key_value_heads) * attention.head_dim + model.hidden_size
+
+
+def _vision_cnn(vision: VisionConfig | None) -> int:
+    """Causal convolutions of 3 x 3 x 3 with biases, norms of two parameters a channel (tokenizers/vision/encoder.py)."""
+    if vision is None or vision.understanding_path == "vit":
+        return 0
+    channels = vision.encoder.channels
+    blocks = sum(vision.encoder.num_res_blocks * 2 * (_conv(width, width) + 2 * width) for width in channels)
+    downs = sum(_conv(one, other) for one, other in zip(channels, channels[1:], strict=False))
+    return _conv(3, channels[0]) + blocks + downs + 2 * channels[-1]
+
+
+def _conv(in_channels: int, out_channels: int) -> int:
+    return out_channels * (27 * in_channels + 1)
+
+
+def _vision_understanding(vision: VisionConfig | None, hidden: int) -> int:
+    if vision is None:
+        return 0
+    width, vit = vision.vit.hidden_size, vision.vit
+    cnn_proj = vision.encoder.channels[-1] * width if vision.understanding_path != "vit" else 0
+    merger = cnn_proj + width + 4 * width * width + width * hidden
+    if vision.understanding_path == "cnn":
+        return merger
+    patch = 3 * vision.encoder.temporal_stride * vision.encoder.stride**2
+    layer = 2 * width + 4 * width * width + _swiglu(width, vit.intermediate_size)
+    return merger + (patch + 1) * width + vit.num_hidden_layers * layer + width
+
+
+def _vision_generation(vision: VisionConfig | None, hidden: int) -> int:
+    if vision is None:
+        return 0
+    num_scales = 1 + max(len(resolution.scales) for resolution in vision.resolutions)
+    return 2 * vision.max_bits * hidden + vision.max_bits + num_scales * hidden
 
 
 def _prediction_block(model: ModelConfig) -> int:

@@ -1,11 +1,11 @@
 """Rows, stacked and cut again."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from ernie5.modality.unified import UnifiedSequence, stack
+from ernie5.modality.unified import UnifiedSequence, VisualMedium, stack
 from tests.sequences import packed_row
 
 ROWS = [packed_row([[i * 10 + 1, i * 10 + 2], [i * 10 + 3]], 4) for i in range(5)]
@@ -22,9 +22,18 @@ def test_length_of_a_row_and_of_stacked_rows_is_that_of_the_sequence():
 
 def test_stack_keeps_every_row_and_its_dtypes():
     stacked = stack(ROWS)
+    names = [field.name for field in fields(UnifiedSequence) if field.name != "media"]
     for i, row in enumerate(ROWS):
-        assert_same(UnifiedSequence(**{f.name: getattr(stacked, f.name)[i] for f in fields(UnifiedSequence)}), row)
-    assert all(getattr(stacked, f.name).dtype == getattr(ROWS[0], f.name).dtype for f in fields(UnifiedSequence))
+        assert_same(UnifiedSequence(**{name: getattr(stacked, name)[i] for name in names}), row)
+    assert all(getattr(stacked, name).dtype == getattr(ROWS[0], name).dtype for name in names)
+
+
+def test_media_go_with_their_rows():
+    medium = VisualMedium(pixels=np.zeros([1, 2, 2, 3], np.uint8), start=1, length=2)
+    rows = [replace(row, media=(medium,) * (i % 2)) for i, row in enumerate(ROWS)]
+    stacked = stack(rows)
+    assert [medium.row for medium in stacked.media] == [1, 3]
+    assert [[medium.row for medium in part.media] for part in stacked.split(2)] == [[1], [1], []]
 
 
 @pytest.mark.parametrize("num_rows, sizes", [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
