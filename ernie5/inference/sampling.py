@@ -1,8 +1,8 @@
-"""The next token from its logits."""
+"""The next token, and the next bits of a picture, from their logits."""
 
 import numpy as np
 
-from ernie5.config.schema import GenerationConfig
+from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
 
 
 def sample(logits: np.ndarray, config: GenerationConfig, rng: np.random.Generator) -> np.ndarray:
@@ -22,3 +22,33 @@ def sample(logits: np.ndarray, config: GenerationConfig, rng: np.random.Generato
     drawn = rng.random((len(logits), 1)) * cumulative[:, -1:]
     rank = (cumulative <= drawn).sum(-1).clip(max=logits.shape[-1] - 1)
     return np.take_along_axis(order, rank[:, None], -1)[:, 0]
+
+
+def sample_bits(logits: np.ndarray, config: VisualSamplingConfig, rng: np.random.Generator) -> np.ndarray:
+    """Log-odds of 1, float32 [...] -> float32 [...] of 0 and 1: the likelier value at temperature 0, else a draw.
+
+    A bit whose likelier value has a probability of at least top_p takes it: the smallest set of values that holds
+    top_p is then that one alone.
+    """
+    if config.temperature == 0:
+        return (logits > 0).astype(np.float32)
+    odds = logits.astype(np.float64) / config.temperature
+    one = 1 / (1 + np.exp(-odds.clip(-500, 500)))
+    drawn = rng.random(logits.shape) < one
+    return np.where(np.maximum(one, 1 - one) >= config.top_p, odds > 0, drawn).astype(np.float32)
+
+
+def is_guided(config: VisualSamplingConfig) -> bool:
+    """Whether the unconditional branch has any effect."""
+    return (config.guidance_start, config.guidance_end) != (1.0, 1.0)
+
+
+def guided(logits: np.ndarray, scale: int, num_scales: int, config: VisualSamplingConfig) -> np.ndarray:
+    """Classifier-free guidance (arXiv:2207.12598): l_u + g (l_c - l_u), g linear from the first scale to the last.
+
+    logits [2 n, ...], the conditional half before the unconditional one -> [n, ...].
+    """
+    conditional, unconditional = np.split(logits, 2)
+    share = scale / max(num_scales - 1, 1)
+    strength = config.guidance_start + (config.guidance_end - config.guidance_start) * share
+    return unconditional + np.float32(strength) * (conditional - unconditional)

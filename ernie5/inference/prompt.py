@@ -1,0 +1,62 @@
+"""Prompts of text and media: the same tokens as in training, and the texts that a model answers with."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ernie5.config.schema import GenerationConfig, VisionDataConfig
+from ernie5.data.sample import Sample, Segment, Text
+from ernie5.data.sequence import EncodedSample, encode_sample
+from ernie5.data.visual import VisionSettings
+from ernie5.errors import UserError
+from ernie5.inference.decoding import Decoding, evaluating
+from ernie5.inference.generate import continue_ids
+from ernie5.modality.vision_codes import VisionCoder
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.subnet import Subnet
+from ernie5.tokenizers.text import TextTokenizer
+
+
+def encode_prompt(model: Ernie5ForCausalLM, tokenizer: TextTokenizer, segments: Sequence[Segment]) -> EncodedSample:
+    """The beginning of a document, as training encodes it but with nothing dropped, masked or flipped.
+
+    Raises UserError for media that cannot be read, that a model of text alone is given, or that are to be generated.
+    """
+    vision = model.config.vision
+    for segment in segments:
+        if not isinstance(segment, Text) and vision is None:
+            raise UserError(f"{segment.source}: this model reads text alone: leave it out, or take a model with vision")
+        if not isinstance(segment, Text) and segment.role != "understand":
+            raise UserError(f"{segment.source}: media of a prompt are looked at: give it the role understand")
+    settings = VisionSettings(vision, VisionDataConfig()).uncorrupted() if vision is not None else None
+    sample = Sample(segments=tuple(segments), origin="prompt", ends=False)
+    return encode_sample(sample, tokenizer, vision=settings)
+
+
+def read_prompts(
+    model: Ernie5ForCausalLM, tokenizer: TextTokenizer, prompts: Iterable[Sequence[Segment]], subnet: Subnet | None
+):
+    """(decoding, [prompts, hidden] of their last tokens): the prompts, read side by side."""
+    decoding = Decoding(model, subnet)
+    encoded = [encode_prompt(model, tokenizer, prompt) for prompt in prompts]
+    return decoding, decoding.read_prompts(encoded, VisionCoder(None))
+
+
+def answer(
+    model: Ernie5ForCausalLM,
+    tokenizer: TextTokenizer,
+    prompts: Sequence[Sequence[Segment]],
+    config: GenerationConfig,
+    seed: int = 0,
+    subnet: Subnet | None = None,
+) -> list[str]:
+    """The text that the model writes behind each prompt, all together. Raises UserError as `encode_prompt` does."""
+    if not prompts:
+        return []
+    streams = [tokenizer.stream() for _ in prompts]
+    texts = ["" for _ in prompts]
+    with evaluating(model):
+        decoding, hidden = read_prompts(model, tokenizer, prompts, subnet)
+        for next_ids in continue_ids(decoding, hidden, config, tokenizer.eos_id, np.random.default_rng(seed)):
+            texts = [text + stream.push(int(i)) for text, stream, i in zip(texts, streams, next_ids, strict=True)]
+    return [text + stream.finish() for text, stream in zip(texts, streams, strict=True)]
