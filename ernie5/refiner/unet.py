@@ -1,7 +1,8 @@
 """A small convolutional U-Net over the frames of a film, told time and strength.
 
 Convolutions see one frame; frames talk to each other by `TemporalMixing`, in both directions, because a refiner works
-on a finished film. Frames inside are [batch * frames, channels, height, width], the frames of a film side by side.
+on a finished film. SiLU is `F.swish`, because the gradient of Paddle 3.3.1's `F.silu` is NaN on CPU below -88, which a lone
+pixel behind a group norm reaches. Frames inside are [batch * frames, channels, height, width], the frames of a film side by side.
 """
 
 import math
@@ -22,7 +23,7 @@ class UNet(nn.Layer):
     def __init__(self, config: RefinerConfig):
         super().__init__()
         channels, size = config.channels, config.embedding_size
-        self.embed = nn.Sequential(nn.Linear(size, 2 * size), nn.Silu(), nn.Linear(2 * size, 2 * size), nn.Silu())
+        self.embed = nn.Sequential(nn.Linear(size, 2 * size), nn.Swish(), nn.Linear(2 * size, 2 * size), nn.Swish())
         self.embedding_size = size
         self.conv_in = nn.Conv2D(2 * COLOURS, channels[0], 3, padding=1)
         levels = range(len(channels))
@@ -55,7 +56,7 @@ class UNet(nn.Layer):
         for i in reversed(range(len(self.up))):
             hidden = F.pixel_shuffle(self.enlarge[i](hidden), 2) + skips[i]
             hidden = self.up[i](hidden, embedding, num_frames)
-        made = self.conv_out(F.silu(self.norm_out(hidden)))
+        made = self.conv_out(F.swish(self.norm_out(hidden)))
         return made.transpose([0, 2, 3, 1]).reshape(noisy.shape)
 
 
@@ -87,8 +88,8 @@ class ResidualBlock(nn.Layer):
 
     def forward(self, frames: paddle.Tensor, embedding: paddle.Tensor) -> paddle.Tensor:
         scale, shift = self.modulation(embedding).unsqueeze([-1, -2]).split(2, axis=1)
-        hidden = self.norm2(self.conv1(F.silu(self.norm1(frames))))
-        return frames + self.conv2(F.silu(hidden * (1 + scale) + shift))
+        hidden = self.norm2(self.conv1(F.swish(self.norm1(frames))))
+        return frames + self.conv2(F.swish(hidden * (1 + scale) + shift))
 
 
 class TemporalMixing(nn.Layer):
