@@ -17,6 +17,7 @@ from ernie5.config.schema import (
 )
 from ernie5.config.vision_tokenizer import VisionTokenizerConfig
 from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
 SQUARE = ResolutionConfig(height=8, width=8, scales=((1, 1), (2, 2), (4, 4)))
@@ -50,11 +51,16 @@ def vision_model(text: ModelConfig, vision: VisionConfig) -> Ernie5ForCausalLM:
     """The text model with vision, and weights so large that every input shows in every logit."""
     paddle.seed(7)
     rng = np.random.default_rng(7)
-    model = Ernie5ForCausalLM(dataclasses.replace(text, vision=vision))
+    model = Ernie5ForCausalLM(dataclasses.replace(text, vision=vision, vocab_size=310))
     for name, tensor in model.state_dict().items():
         if "norm" not in name and "expert_bias" not in name:
             tensor.set_value(rng.normal(0, 0.2, tensor.shape).astype(np.float32))
     return model.eval()
+
+
+def text_tokenizer() -> TextTokenizer:
+    """One that knows a few letters and all bytes."""
+    return train_tokenizer(["Draw a seven. What is it? It moves to the left. " * 20], vocab_size=310)
 
 
 def noise_picture(folder: Path, height: int = 8, width: int = 8, seed: int = 0) -> str:

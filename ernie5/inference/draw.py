@@ -1,4 +1,4 @@
-"""Pictures and films, next frame and scale (report §2.2.3): a scale's bits at once, then the next scale, then a frame."""
+"""Pictures and films by next frame and scale (report §2.2.3): the bits of a scale at once, then the next scale."""
 
 from collections.abc import Callable, Sequence
 

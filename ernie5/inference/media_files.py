@@ -27,20 +27,22 @@ def save_media(path: str | Path, frames: np.ndarray, fps: float) -> None:
 
     Raises UserError for another ending, and for a .png of several frames.
     """
-    ending = Path(path).suffix.lower()
+    ending = check_name(path, len(frames))
     if ending == ".png":
-        if len(frames) != 1:
-            raise UserError(f"{path}: a .png holds one picture, not {len(frames)} frames: name a .gif, .mp4 or .webp")
         save_png(path, frames[0])
-    elif ending == ".gif":
-        save_gif(path, frames, fps)
-    elif ending == ".mp4":
-        save_mp4(path, frames, fps)
-    elif ending == ".webp":
-        save_webp(path, frames, fps)
     else:
+        {".gif": save_gif, ".mp4": save_mp4, ".webp": save_webp}[ending](path, frames, fps)
+
+
+def check_name(path: str | Path, num_frames: int) -> str:
+    """The ending of a name, in lower case. Raises UserError if it names no format for so many frames."""
+    ending = Path(path).suffix.lower()
+    if ending not in (".png", ".gif", ".mp4", ".webp"):
         found = f'the ending "{ending}"' if ending else "a name without an ending"
         raise UserError(f"{path}: {found} names no format: use .png, .gif, .mp4 or .webp")
+    if ending == ".png" and num_frames != 1:
+        raise UserError(f"{path}: a .png holds one picture, not {num_frames} frames: name a .gif, .mp4 or .webp")
+    return ending
 
 
 def save_png(path: str | Path, frame: np.ndarray) -> None:

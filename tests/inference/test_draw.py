@@ -1,0 +1,223 @@
+"""Drawing over caches, scale by scale, against one pass over the whole sequence with the same codes."""
+
+import dataclasses
+
+import numpy as np
+import paddle
+import pytest
+
+from ernie5.config.schema import VisionDataConfig, VisualSamplingConfig
+from ernie5.data.packing import Part, build_row
+from ernie5.data.sample import Image, Sample, Text, Video
+from ernie5.data.sequence import encode_sample
+from ernie5.data.visual import VisionSettings
+from ernie5.errors import UserError
+from ernie5.inference.decoding import Decoding
+from ernie5.inference.draw import Drawing, count_latent_frames, draw, picker
+from ernie5.inference.prompt import read_prompts
+from ernie5.layers.layout import make_layout
+from ernie5.modality.batch import make_batch
+from ernie5.modality.unified import stack
+from ernie5.modality.vision_codes import VisionCoder
+from ernie5.model.subnet import full_subnet
+from ernie5.tokenizers.vision.resize import resize_matrix
+from tests.vision_models import (
+    BITS,
+    SQUARE,
+    WIDE,
+    noise_film,
+    noise_picture,
+    text_tokenizer,
+    vision_config,
+    vision_model,
+    vision_tokenizer,
+)
+
+TEXT = text_tokenizer()
+CHANCE = VisualSamplingConfig(guidance_start=1.0, guidance_end=1.0)
+GUIDED = VisualSamplingConfig(guidance_start=1.5, guidance_end=3.0)
+
+
+@pytest.fixture
+def tokenizer():
+    return vision_tokenizer()
+
+
+@pytest.fixture
+def model(tiny_model_config):
+    return vision_model(tiny_model_config, vision_config(temporal_window=1))
+
+
+def prompts_of_all_kinds(folder):
+    seen = (Image(noise_picture(folder, 8, 12), "understand"), Video(noise_film(folder, 5), 4.0, "understand"))
+    return [[Text("Draw a seven.")], [], [seen[0], Text("What is it?"), seen[1], Text("It moves.")]]
+
+
+def record(pick, steps):
+    """`pick`, noting what it is given and what it gives."""
+
+    def recording(logits, scale):
+        bits = pick(logits, scale)
+        steps.append((logits, bits))
+        return bits
+
+    return recording
+
+
+def drawn(model, tokenizer, prompts, resolution, num_frames, config, seed=0):
+    """(logits, bits), float32 [rows, tokens, BITS] each, of all frames and scales in order; the decoding; the drawing."""
+    decoding, _ = read_prompts(model, TEXT, prompts, None)
+    if config is GUIDED:
+        decoding.branch()
+    steps = []
+    pick = record(picker(config, len(resolution.scales), np.random.default_rng(seed)), steps)
+    drawing = Drawing(decoding, tokenizer, resolution.scales, num_frames)
+    drawing.draw(TEXT.special_ids["<boi>" if num_frames == 1 else "<bov>"], pick)
+    logits, bits = (np.concatenate(column, axis=1) for column in zip(*steps, strict=True))
+    return logits, bits, decoding, drawing
+
+
+def resized(grid, size):
+    """[h, w, d] at another size, axis by axis."""
+    for axis, to in enumerate(size):
+        of = grid.shape[axis]
+        if of != to:
+            matrix = resize_matrix(to, of, "down" if to < of else "up")
+            grid = np.moveaxis(np.tensordot(matrix, grid, (1, axis)), 0, axis)
+    return grid
+
+
+def inputs_from_bits(bits, scales):
+    """bits [tokens, BITS] of all frames -> what each visual token reads, by sums of resized codes."""
+    cells = [h * w for h, w in scales]
+    inputs = []
+    for frame in bits.reshape([-1, sum(cells), bits.shape[-1]]):
+        total = np.zeros([*scales[-1], bits.shape[-1]])
+        for k, part in enumerate(np.split(frame, np.cumsum(cells)[:-1])):
+            total = total + resized((2 * part - 1).reshape([*scales[k], -1]) / np.sqrt(bits.shape[-1]), scales[-1])
+            inputs.append(resized(total, scales[(k + 1) % len(scales)]).reshape([-1, bits.shape[-1]]))
+    return np.concatenate(inputs).astype(np.float32)
+
+
+def whole_pass(model, tokenizer, prompt, medium, bits, scales, text_behind=""):
+    """The hidden states of prompt, medium and text read at once, and the places that predict the medium's bits."""
+    settings = VisionSettings(model.config.vision, VisionDataConfig()).uncorrupted()
+    sample = Sample(segments=(*prompt, medium, Text(text_behind)), origin="test", ends=False)
+    encoded = encode_sample(sample, TEXT, vision=settings)
+    batch = make_batch(stack([build_row([Part(encoded, 0, len(encoded))], len(encoded), 0)]), VisionCoder(tokenizer))
+    inputs = paddle.to_tensor(inputs_from_bits(bits, scales))
+    assert inputs.shape == batch.vision.generated.inputs.shape
+    generated = batch.vision.generated._replace(inputs=inputs)
+    batch = batch._replace(vision=batch.vision._replace(generated=generated))
+    layout = make_layout(batch.mask_rows, batch.position_ids, model.config.attention)
+    hidden = model.decoder(model.embed(batch), layout, full_subnet(model.config)).hidden_states[0]
+    return hidden, generated.target_places
+
+
+def forced_logits(model, tokenizer, prompt, medium, bits, scales):
+    hidden, places = whole_pass(model, tokenizer, prompt, medium, bits, scales)
+    return model.vision_generation.logits(hidden[paddle.to_tensor(places)])[:, :BITS].numpy()
+
+
+def medium_file(folder, resolution, num_frames):
+    size = (resolution.height, resolution.width)
+    if num_frames == 1:
+        return Image(noise_picture(folder, *size, seed=9), "generate")
+    return Video(noise_film(folder, num_frames, *size, seed=9), 4.0, "generate")
+
+
+@pytest.mark.parametrize("config", [CHANCE, GUIDED], ids=["conditional", "guided"])
+@pytest.mark.parametrize("resolution, num_frames", [(SQUARE, 1), (WIDE, 1), (SQUARE, 4)], ids=["square", "wide", "film"])
+def test_logits_scale_by_scale_are_those_of_one_pass_on_the_same_codes(
+    model, tokenizer, tmp_path, resolution, num_frames, config
+):
+    prompts = prompts_of_all_kinds(tmp_path)  # of different lengths: padded at the left
+    medium = medium_file(tmp_path, resolution, num_frames)
+    logits, bits, _, _ = drawn(model, tokenizer, prompts, resolution, num_frames, config)
+    rows = prompts + [[]] * (len(logits) - len(prompts))  # guidance: behind <s> alone
+    assert len(rows) == (6 if config is GUIDED else 3)
+    for row, prompt in enumerate(rows):
+        expected = forced_logits(model, tokenizer, prompt, medium, bits[row], resolution.scales)
+        assert np.abs(expected).std() > 0.1
+        np.testing.assert_allclose(logits[row], expected, atol=1e-4, rtol=0)
+
+
+def test_text_behind_a_film_is_predicted_as_in_one_pass(model, tokenizer, tmp_path):
+    prompts = prompts_of_all_kinds(tmp_path)
+    medium = medium_file(tmp_path, SQUARE, 4)
+    _, bits, decoding, drawing = drawn(model, tokenizer, prompts, SQUARE, 4, CHANCE)
+    hidden = drawing.end(TEXT.special_ids["<eov>"])
+    words = TEXT.encode("It")
+    for word in words:
+        hidden = decoding.read_words(np.full(3, word))
+    for row, prompt in enumerate(prompts):
+        expected, _ = whole_pass(model, tokenizer, prompt, medium, bits[row], SQUARE.scales, "It")
+        np.testing.assert_allclose(
+            model.logits(hidden[row]).numpy(), model.logits(expected[-1]).numpy(), atol=1e-4, rtol=0
+        )
+
+
+def test_dropped_frames_change_nothing_and_the_caches_stay_as_small_as_the_window(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    prompts, frame = prompts_of_all_kinds(tmp_path), 4 + 16 + 1
+    logits, bits, decoding, _ = drawn(model, tokenizer, prompts, SQUARE, 7, GUIDED)
+    monkeypatch.setattr(Decoding, "_drop_hidden_keys", lambda self: None)
+    masked_logits, masked_bits, masked, _ = drawn(model, tokenizer, prompts, SQUARE, 7, GUIDED)
+    assert np.array_equal(bits, masked_bits)
+    np.testing.assert_allclose(logits, masked_logits, atol=1e-5, rtol=0)
+    first = masked.num_keys - 7 * frame + 1  # keys before the film; its last sum of all scales is not read
+    assert decoding.num_keys == decoding.caches[0].key.shape[1]
+    assert decoding.num_keys <= first + 2 * frame < masked.num_keys
+
+
+def test_drawings_of_prompts_together_are_those_of_each_alone(model, tokenizer, tmp_path):
+    prompts = prompts_of_all_kinds(tmp_path)
+    greedy = dataclasses.replace(GUIDED, temperature=0.0)
+    together = draw(model, TEXT, tokenizer, prompts, SQUARE, 3, greedy)
+    alone = [draw(model, TEXT, tokenizer, [prompt], SQUARE, 3, greedy)[0] for prompt in prompts]
+    assert np.array_equal(np.stack(together), np.stack(alone))
+    assert not np.array_equal(together[0], together[1])
+
+
+def test_guidance_of_one_is_no_guidance(model, tokenizer):
+    weak = dataclasses.replace(GUIDED, guidance_start=1.0, guidance_end=1.0 + 1e-9)  # with unconditional rows
+    prompts = [[Text("Draw a seven.")]]
+    plain, guided = (draw(model, TEXT, tokenizer, prompts, SQUARE, 1, config, seed=3) for config in (CHANCE, weak))
+    assert np.array_equal(plain, guided)
+
+
+def test_guidance_moves_the_bits_of_every_scale(model, tokenizer):
+    logits, bits, _, _ = drawn(model, tokenizer, [[Text("Draw a seven.")]], SQUARE, 1, GUIDED, seed=3)
+    conditional, unconditional = logits
+    strength = np.repeat([1.5, 2.25, 3.0], [1, 4, 16])[:, None]
+    odds = unconditional + strength * (conditional - unconditional)
+    rng = np.random.default_rng(3)
+    uniform = np.concatenate([rng.random([n, BITS]) for n in (1, 4, 16)])
+    assert np.array_equal(bits[0], uniform < 1 / (1 + np.exp(-odds)))
+    assert np.array_equal(bits[0], bits[1])
+
+
+def test_drawings_repeat_with_the_seed_and_change_with_another(model, tokenizer):
+    first, again, other = (draw(model, TEXT, tokenizer, [[]], SQUARE, 2, GUIDED, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("resolution, num_frames", [(SQUARE, 1), (WIDE, 5)])
+def test_drawing_has_the_size_and_the_frames_asked_for(tiny_model_config, resolution, num_frames):
+    model = vision_model(tiny_model_config, vision_config(temporal_stride=2))
+    frames = draw(model, TEXT, vision_tokenizer(temporal_stride=2), [[], []], resolution, num_frames, CHANCE)
+    shape = (num_frames, resolution.height, resolution.width, 3)
+    assert [(medium.shape, medium.dtype) for medium in frames] == [(shape, np.uint8)] * 2
+
+
+def test_number_of_frames_that_the_tokenizer_does_not_make_is_refused_with_one_that_it_makes():
+    with pytest.raises(UserError, match="a film of 6 frames .* one more than a multiple of 2, such as 7"):
+        count_latent_frames(6, vision_tokenizer(temporal_stride=2))
+    assert count_latent_frames(7, vision_tokenizer(temporal_stride=2)) == 4
+
+
+def test_drawing_leaves_the_model_in_its_mode_and_without_gradients(model, tokenizer):
+    model.train()
+    draw(model, TEXT, tokenizer, [[]], SQUARE, 1, CHANCE)
+    assert model.training and all(parameter.grad is None for parameter in model.parameters())
