@@ -59,22 +59,22 @@ def run_train(arguments: argparse.Namespace) -> None:
 
     config = load_as(RefinerRunConfig, arguments.config, arguments.opt)
     check_run(config, arguments.config)
+    originals, held_out = read_originals(config)
     start(config.train.threads)
     from ernie5.refiner.training import train
 
-    originals, held_out = read_originals(config)
     train(config, originals, held_out)
 
 
 def run_apply(arguments: argparse.Namespace) -> None:
     if arguments.output.exists():
         raise UserError(f"{arguments.output}: exists already: name a new file")
+    frames = read_medium(arguments.input, arguments.fps, arguments.max_frames)
     start(arguments.threads)
     from ernie5.inference.media_files import save_media
     from ernie5.refiner.refiner import Refiner
 
     refiner = Refiner.from_pretrained(arguments.model)
-    frames = read_medium(arguments.input, arguments.fps, arguments.max_frames)
     refined = refiner.refine(frames, arguments.strength, arguments.steps, arguments.method, arguments.seed)
     save_media(arguments.output, refined, arguments.fps)
     print(f"{arguments.output}: {len(refined)} x {refined.shape[1]} x {refined.shape[2]}")

@@ -1,8 +1,9 @@
 """A small convolutional U-Net over the frames of a film, told time and strength.
 
 Convolutions see one frame; frames talk to each other by `TemporalMixing`, in both directions, because a refiner works
-on a finished film. SiLU is `F.swish`, because the gradient of Paddle 3.3.1's `F.silu` is NaN on CPU below -88, which a lone
-pixel behind a group norm reaches. Frames inside are [batch * frames, channels, height, width], the frames of a film side by side.
+on a finished film. Frames inside are [batch * frames, channels, height, width], the frames of a film side by side.
+SiLU is `F.swish`: the gradient of Paddle 3.3.1's `F.silu` is NaN on CPU below -88, which a lone pixel behind a group
+norm reaches.
 """
 
 import math

@@ -127,7 +127,9 @@ def medium_file(folder, resolution, num_frames):
 
 
 @pytest.mark.parametrize("config", [CHANCE, GUIDED], ids=["conditional", "guided"])
-@pytest.mark.parametrize("resolution, num_frames", [(SQUARE, 1), (WIDE, 1), (SQUARE, 4)], ids=["square", "wide", "film"])
+@pytest.mark.parametrize(
+    "resolution, num_frames", [(SQUARE, 1), (WIDE, 1), (SQUARE, 4)], ids=["square", "wide", "film"]
+)
 def test_logits_scale_by_scale_are_those_of_one_pass_on_the_same_codes(
     model, tokenizer, tmp_path, resolution, num_frames, config
 ):

@@ -13,6 +13,7 @@ from ernie5.tokenizers.vision.evaluate import scales_of
 from ernie5.tokenizers.vision.losses import reconstruction_losses
 from ernie5.tokenizers.vision.quantizer import straight_through
 from ernie5.tokenizers.vision.residual import ResidualCodes, Scales
+from ernie5.tokenizers.vision.resize import resize
 from ernie5.tokenizers.vision.semantic import SemanticBranch, make_teacher
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
@@ -76,9 +77,11 @@ class Objective(nn.Layer):
             return kept
         rows = dropped * frames
         prefix = paddle.zeros([rows, *shape[2:]])
-        for k in range(rng.integers(1, len(scales))):
+        number = int(rng.integers(1, len(scales)))
+        for k in range(number):
             prefix = self.tokenizer.accumulate(prefix, codes.bits[k][:rows], k, scales)
-        prefix = straight_through(prefix, latents[:rows]).reshape([dropped, *shape[1:]])
+        coarse = resize(resize(latents[:rows], scales[number - 1]), scales[-1])  # all that this prefix can tell
+        prefix = straight_through(prefix, coarse).reshape([dropped, *shape[1:]])
         return paddle.concat([prefix, kept[dropped:]]) if dropped < batch else prefix
 
 
