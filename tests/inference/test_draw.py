@@ -65,7 +65,7 @@ def record(pick, steps):
 
 
 def drawn(model, tokenizer, prompts, resolution, num_frames, config, seed=0):
-    """(logits, bits), float32 [rows, tokens, BITS] each, of all frames and scales in order; the decoding; the drawing."""
+    """Logits and bits, float32 [rows, tokens, BITS], of all frames and scales in order; the decoding; the drawing."""
     decoding, _ = read_prompts(model, TEXT, prompts, None)
     if config is GUIDED:
         decoding.branch()

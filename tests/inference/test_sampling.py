@@ -1,10 +1,10 @@
-"""The distribution of drawn tokens against the one that the settings promise."""
+"""The distribution of drawn tokens and bits against the one that the settings promise."""
 
 import numpy as np
 import pytest
 
-from ernie5.config.schema import GenerationConfig
-from ernie5.inference.sampling import sample
+from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
+from ernie5.inference.sampling import guided, is_guided, sample, sample_bits
 
 LOGITS = np.array([0.3, 2.0, -1.0, 1.2, 0.9, -3.0], np.float32)
 DRAWS = 20_000
@@ -75,3 +75,44 @@ def test_the_same_generator_state_draws_the_same():
 
 def test_huge_logits_do_not_overflow():
     assert sample(np.array([[1e30, 0, 1e4]], np.float32), settings(temperature=0.1), np.random.default_rng(0)) == [0]
+
+
+def bit_shares(**settings) -> np.ndarray:
+    """How often each bit is 1."""
+    logits = np.tile(LOGITS, (DRAWS, 1))
+    return sample_bits(logits, VisualSamplingConfig(**settings), np.random.default_rng(0)).mean(0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_bits_are_one_with_the_probability_of_their_log_odds(temperature):
+    expected = 1 / (1 + np.exp(-LOGITS.astype(np.float64) / temperature))
+    np.testing.assert_allclose(bit_shares(temperature=temperature), expected, atol=0.015)
+
+
+def test_bit_whose_likelier_value_reaches_top_p_takes_it_and_others_are_drawn():
+    # the likelier values have 0.57, 0.88, 0.73, 0.77, 0.71, 0.95
+    shares = bit_shares(top_p=0.75)
+    assert shares[[1, 3, 5]].tolist() == [1, 1, 0]
+    np.testing.assert_allclose(shares[[0, 2, 4]], [0.574, 0.269, 0.711], atol=0.015)
+
+
+def test_bits_at_temperature_zero_are_the_likelier_values():
+    assert bit_shares(temperature=0.0).tolist() == [1, 1, 0, 1, 1, 0]
+
+
+def test_bits_of_extreme_log_odds_are_certain():
+    logits = np.array([[1e30, -1e30, 800.0]], np.float32)
+    assert sample_bits(logits, VisualSamplingConfig(temperature=0.1), np.random.default_rng(0)).tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize("scale, strength", [(0, 1.0), (1, 2.0), (2, 3.0), (3, 4.0)])
+def test_guidance_goes_from_the_unconditional_through_the_conditional_and_grows_over_scales(scale, strength):
+    conditional, unconditional = np.array([[0.5, -1.0]], np.float32), np.array([[0.25, 2.0]], np.float32)
+    config = VisualSamplingConfig(guidance_start=1.0, guidance_end=4.0)
+    found = guided(np.concatenate([conditional, unconditional]), scale, 4, config)
+    np.testing.assert_allclose(found, (1 - strength) * unconditional + strength * conditional, rtol=1e-6)
+
+
+def test_guidance_of_one_at_both_ends_needs_no_unconditional_branch():
+    ends = [(1.0, 1.0), (1.0, 2.0), (0.0, 1.0)]
+    assert [is_guided(VisualSamplingConfig(guidance_start=a, guidance_end=b)) for a, b in ends] == [False, True, True]

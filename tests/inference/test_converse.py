@@ -1,0 +1,91 @@
+"""Text and media by turns, with the words that the model would say given by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
+from ernie5.data.sample import Image, Text
+from ernie5.errors import UserError
+from ernie5.inference import converse as module
+from ernie5.inference.converse import Canvas, converse
+from ernie5.inference.generate import generate_ids
+from tests.vision_models import SQUARE, noise_picture, text_tokenizer, vision_config, vision_model, vision_tokenizer
+
+TEXT = text_tokenizer()
+BOI, BOV = TEXT.special_ids["<boi>"], TEXT.special_ids["<bov>"]
+CONFIG = GenerationConfig(max_new_tokens=30, temperature=0.0)
+
+
+@pytest.fixture
+def model(tiny_model_config):
+    return vision_model(tiny_model_config, vision_config())
+
+
+@pytest.fixture
+def canvas():
+    return Canvas(vision_tokenizer(), SQUARE, num_frames=3)
+
+
+@pytest.fixture
+def say(monkeypatch):
+    """Makes the model say these ids, whatever it predicts; gives the hidden states from which it would have chosen."""
+
+    def script(ids):
+        left, seen = list(ids), []
+
+        def next_words(decoding, hidden, config, rng):
+            seen.append(hidden.numpy())
+            return np.array([left.pop(0)])
+
+        monkeypatch.setattr(module, "next_words", next_words)
+        return seen
+
+    return script
+
+
+def test_media_come_where_their_marks_are_said_and_text_goes_on_to_the_end(model, canvas, say):
+    say([*TEXT.encode("What"), BOI, *TEXT.encode("It"), BOV, *TEXT.encode("left"), TEXT.eos_id, 7])
+    pieces = list(converse(model, TEXT, [Text("Draw")], CONFIG, canvas))
+    media = [piece for piece in pieces if not isinstance(piece, str)]
+    kinds = "".join(piece if isinstance(piece, str) else "|" for piece in pieces)
+    assert kinds == "What|It|left"
+    assert [medium.shape for medium in media] == [(1, 8, 8, 3), (3, 8, 8, 3)]
+
+
+def test_text_behind_a_drawing_has_read_it_and_not_the_unconditional_branch(model, canvas, say):
+    words = [BOI, *TEXT.encode("It"), BOV, *TEXT.encode("left"), TEXT.eos_id]
+    chosen = VisualSamplingConfig(temperature=0.0, guidance_start=1.0, guidance_end=1.0)
+    behind = []
+    for end in (1.0, 1.0 + 1e-9):  # without and with unconditional rows; the bits are the same
+        seen = say(words)
+        config = dataclasses.replace(CONFIG, vision=dataclasses.replace(chosen, guidance_end=end))
+        media = [p for p in converse(model, TEXT, [Text("Draw")], config, canvas) if not isinstance(p, str)]
+        behind.append((seen, media))
+    (plain, first), (guided, second) = behind
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for one, other in zip(plain, guided, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+
+
+def test_without_a_canvas_the_text_is_that_of_the_text_loop(model, tmp_path):
+    config = GenerationConfig(max_new_tokens=20, temperature=1.0, top_p=1.0)
+    prompt = [TEXT.bos_id, *TEXT.encode("Draw")]
+    (ids,) = np.stack(list(generate_ids(model, [prompt], config, TEXT.eos_id, 4)), 1).tolist()
+    assert "".join(converse(model, TEXT, [Text("Draw")], config, seed=4)) == TEXT.decode(ids)
+    seen = Image(noise_picture(tmp_path), "understand")
+    assert "".join(converse(model, TEXT, [seen, Text("Draw")], config, seed=4)) != TEXT.decode(ids)
+
+
+def test_no_more_than_max_new_tokens_words_are_said(model, canvas, say):
+    seen = say([BOI] * 40)
+    config = dataclasses.replace(CONFIG, max_new_tokens=3)
+    pieces = list(converse(model, TEXT, [], config, canvas))
+    assert len(seen) == 3 and sum(not isinstance(piece, str) for piece in pieces) == 3
+
+
+def test_film_length_that_the_tokenizer_does_not_make_is_refused_before_anything_is_said(model):
+    canvas = Canvas(vision_tokenizer(temporal_stride=2), SQUARE, num_frames=2)
+    with pytest.raises(UserError, match="a film of 2 frames"):
+        next(converse(model, TEXT, [], CONFIG, canvas))
