@@ -68,7 +68,7 @@ def test_cases_are_limited_by_task(world: Path):
 def test_sizes_are_those_of_what_is_asked_for(world: Path):
     sizes = {(case.task, case.size) for case in load_cases(world) if case.size}
     assert {size for task, size in sizes if task == "scene_draw"} == {Size(16, 32, 1), Size(32, 16, 1)}
-    assert {size for task, size in sizes if task == "animate"} == {Size(16, 16, 6)}
+    assert {size for task, size in sizes if task == "animate"} == {Size(16, 16, 5)}
     assert {size for task, size in sizes if task == "draw"} == {Size(16, 16, 1)}
 
 
@@ -176,6 +176,6 @@ def test_table_follows_the_order_of_the_tasks():
 
 
 def test_a_case_without_drawings_has_no_variety(judge: Judge):
-    case = Case([], "animate", "en", (1,), "", Size(16, 16, 6), "left", "slow")
+    case = Case([], "animate", "en", (1,), "", Size(16, 16, 5), "left", "slow")
     drawn = draw_cases([case], lambda *_: [np.zeros((6, 16, 16, 3), np.uint8)], judge, 0, lambda _: None)
     assert measure_variety(drawn, judge) is None

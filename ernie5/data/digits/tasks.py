@@ -238,16 +238,16 @@ class Task(NamedTuple):
 
 
 TASKS: dict[str, Task] = {
-    "read": Task(_read, 220),
+    "read": Task(_read, 235),
     "caption": Task(_read, 45),
-    "draw": Task(_draw, 230),
-    "draw_sum": Task(_draw_sum, 40),
+    "draw": Task(_draw, 260),
+    "draw_sum": Task(_draw_sum, 50),
     "add": Task(_add, 30),
     "scene_which": Task(_scene_read, 50),
     "scene_where": Task(_scene_read, 20),
-    "scene_sum": Task(_scene_read, 60),
+    "scene_sum": Task(_scene_read, 70),
     "scene_draw": Task(_scene_draw, 65),
-    "animate": Task(_film, 155),
+    "animate": Task(_film, 90),
     "film_direction": Task(_film, 25),
     "film_speed": Task(_film, 15),
     "film_digit": Task(_film, 20),

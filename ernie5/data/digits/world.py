@@ -34,7 +34,7 @@ class WorldConfig:
     num_train: int = 15_000  # samples, shared out over the tasks by their weights
     num_validation: int = 400
     num_test: int = 2_000
-    film_frames: int = 6
+    film_frames: int = 5
     weights: tuple[tuple[str, int], ...] = tuple((name, task.weight) for name, task in TASKS.items())
 
     def num_samples(self, split: str) -> int:
