@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import paddle
 
 from ernie5.config.schema import GenerationConfig, VisionDataConfig
 from ernie5.data.sample import Sample, Segment, Text
@@ -35,8 +36,8 @@ def encode_prompt(model: Ernie5ForCausalLM, tokenizer: TextTokenizer, segments: 
 
 def read_prompts(
     model: Ernie5ForCausalLM, tokenizer: TextTokenizer, prompts: Iterable[Sequence[Segment]], subnet: Subnet | None
-):
-    """(decoding, [prompts, hidden] of their last tokens): the prompts, read side by side."""
+) -> tuple[Decoding, paddle.Tensor]:
+    """The prompts, read side by side; and [prompts, hidden] of their last tokens."""
     decoding = Decoding(model, subnet)
     encoded = [encode_prompt(model, tokenizer, prompt) for prompt in prompts]
     return decoding, decoding.read_prompts(encoded, VisionCoder(None))
