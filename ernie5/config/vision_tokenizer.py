@@ -50,7 +50,7 @@ class VisionLossConfig:
     gradient: float = 0.5  # L1 between differences of neighbouring pixels: edges
     coarse: float = 0.5  # L1 at half and quarter size
     commitment: float = 0.05  # distance between the residuals and their quantised form
-    entropy: float = 0.02  # of the penalty E[H(q)] - H[E q] (arXiv:2406.07548)
+    entropy: float = 0.1  # of the penalty E[H(q)] - H[E q] (arXiv:2406.07548)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
 
@@ -65,13 +65,13 @@ class VisionTokenizerTrainConfig:
     video_batch_size: int = 4  # films
     video_frames: int = 5  # of a film in training; one more than a multiple of the temporal stride
     image_share: float = 0.25  # of the steps of the second phase that see pictures
-    learning_rate: float = 2e-3  # peak; a cosine down to a twentieth in each phase
+    learning_rate: float = 4e-3  # peak; a cosine down to a twentieth in each phase
     video_learning_rate: float = 1e-3
     warmup_steps: int = 50  # linear, in each phase
     weight_decay: float = 1e-4
     clip_norm: float = 1.0  # of the global gradient norm
     # Probability that only the first scales of a batch are summed, so that each prefix of the scales is a picture.
-    scale_dropout: float = 0.25
+    scale_dropout: float = 0.2
     loss: VisionLossConfig = field(default_factory=VisionLossConfig)
     eval_steps: int = 200  # 0: only at the end of a phase
     log_steps: int = 20

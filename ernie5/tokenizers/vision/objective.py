@@ -48,7 +48,7 @@ class Objective(nn.Layer):
         latents = tokenizer.to_bits(features)
         flat = latents.flatten(0, 1)
         codes = tokenizer.residual_quantize(flat, scales)
-        kept = self._drop_scales(codes, flat, latents.shape, scales, rng)
+        kept = drop_scales(tokenizer, codes, latents, scales, self.config.scale_dropout, rng)
         output, target = _pictures(tokenizer.decoder(kept)), _pictures(pixels)
         losses = reconstruction_losses(output, target, loss)
         if loss.commitment:
@@ -63,26 +63,32 @@ class Objective(nn.Layer):
             losses["adversarial"] = loss.adversarial.weight * self.adversary.generator_loss(output)
         return Terms(losses, output, target)
 
-    def _drop_scales(
-        self, codes: ResidualCodes, latents: paddle.Tensor, shape: list[int], scales: Scales, rng: np.random.Generator
-    ) -> paddle.Tensor:
-        """The quantised latents [batch, frames, h, w, bits]; of a share of the media only a prefix of the scales.
 
-        So each prefix is a picture, and early scales hold what matters most.
-        """
-        batch, frames = shape[:2]
-        dropped = rng.binomial(batch, self.config.scale_dropout)
-        kept = codes.latent.reshape(shape)
-        if dropped == 0 or len(scales) == 1:
-            return kept
-        rows = dropped * frames
-        prefix = paddle.zeros([rows, *shape[2:]])
-        number = int(rng.integers(1, len(scales)))
-        for k in range(number):
-            prefix = self.tokenizer.accumulate(prefix, codes.bits[k][:rows], k, scales)
-        coarse = resize(resize(latents[:rows], scales[number - 1]), scales[-1])  # all that this prefix can tell
-        prefix = straight_through(prefix, coarse).reshape([dropped, *shape[1:]])
-        return paddle.concat([prefix, kept[dropped:]]) if dropped < batch else prefix
+def drop_scales(
+    tokenizer: VisionTokenizer,
+    codes: ResidualCodes,
+    latents: paddle.Tensor,
+    scales: Scales,
+    share: float,
+    rng: np.random.Generator,
+) -> paddle.Tensor:
+    """latents [batch, frames, h, w, bits] quantised; of a random share of the batch only a prefix of the scales.
+
+    So each prefix is a picture, and early scales hold what matters most. The gradient of a prefix goes to what it can
+    tell of the latents, their form at its size. Sent to all of the latents, it costs the whole 3 dB (docs/log.md).
+    """
+    kept = codes.latent.reshape(latents.shape)
+    dropped = rng.binomial(len(latents), share)
+    if dropped == 0 or len(scales) == 1:
+        return kept
+    source = latents[:dropped].flatten(0, 1)
+    prefix = paddle.zeros(source.shape)
+    number = int(rng.integers(1, len(scales)))
+    for k in range(number):
+        prefix = tokenizer.accumulate(prefix, codes.bits[k][: len(source)], k, scales)
+    coarse = resize(resize(source, scales[number - 1]), scales[-1])
+    prefix = straight_through(prefix, coarse).reshape([dropped, *latents.shape[1:]])
+    return paddle.concat([prefix, kept[dropped:]]) if dropped < len(latents) else prefix
 
 
 def _pictures(video: paddle.Tensor) -> paddle.Tensor:

@@ -20,7 +20,7 @@ from ernie5.config.vision_tokenizer import (
     VisionTokenizerTrainConfig,
 )
 from ernie5.errors import Fault, UserError
-from ernie5.tokenizers.vision.objective import Objective
+from ernie5.tokenizers.vision.objective import Objective, drop_scales
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from ernie5.tokenizers.vision.train import first_network, train_vision_tokenizer
 
@@ -134,6 +134,19 @@ def test_a_dropped_scale_is_not_decoded():
     first = tokenizer.accumulate(paddle.zeros_like(codes.latent), codes.bits[0], 0, ((1, 1), (2, 2)))
     expected = tokenizer.decoder(first.unsqueeze(1)).flatten(0, 1).transpose([0, 3, 1, 2])
     np.testing.assert_allclose(output.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_a_prefix_goes_to_what_it_can_tell():
+    config = run_config("unused")
+    tokenizer, scales = first_network(config), ((1, 1), (2, 2))
+    latents = paddle.randn([2, 1, 2, 2, 6])
+    latents.stop_gradient = False
+    codes = tokenizer.residual_quantize(latents.flatten(0, 1), scales)
+    kept = drop_scales(tokenizer, codes, latents, scales, 1.0, np.random.default_rng(0))
+    wanted = paddle.randn(kept.shape)
+    (kept * wanted).sum().backward()
+    mean = wanted.mean(axis=[2, 3], keepdim=True).expand(wanted.shape)  # the first scale tells the mean alone
+    np.testing.assert_allclose(latents.grad.numpy(), mean.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_more_bits_start_from_the_weights_of_fewer(tmp_path: Path):
