@@ -70,7 +70,7 @@ def heading() -> list[str]:
 
 
 def write_photos(runs: Path) -> Path:
-    """scikit-image's photographs, half of them for neither: PNG files, the held-out ones apart."""
+    """scikit-image's photographs as PNG files, the held-out ones apart."""
     import skimage
 
     for part, names in (("train", TRAIN), ("held_out", HELD_OUT)):
