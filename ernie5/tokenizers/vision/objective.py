@@ -75,7 +75,7 @@ def drop_scales(
     """latents [batch, frames, h, w, bits] quantised; of a random share of the batch only a prefix of the scales.
 
     So each prefix is a picture, and early scales hold what matters most. The gradient of a prefix goes to what it can
-    tell of the latents, their form at its size. Sent to all of the latents, it costs the whole 3 dB (docs/log.md).
+    tell of the latents, their form at its size. Sent to all of the latents, it costs the whole 0.8 dB (docs/log.md).
     """
     kept = codes.latent.reshape(latents.shape)
     dropped = rng.binomial(len(latents), share)
