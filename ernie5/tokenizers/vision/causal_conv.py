@@ -76,7 +76,10 @@ class CausalConv(nn.Layer):
 
 
 class ResBlock(nn.Layer):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); the norms see one frame at a time."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))); the norms see one frame at a time.
+
+    SiLU is `F.swish`: the gradient of Paddle 3.3.1's `F.silu` on CPU is NaN below -88.
+    """
 
     def __init__(self, channels: int, temporal_kernel: int = TEMPORAL_KERNEL):
         super().__init__()
@@ -85,8 +88,8 @@ class ResBlock(nn.Layer):
         self.conv2 = CausalConv(channels, channels, temporal_kernel=temporal_kernel)
 
     def forward(self, frames: paddle.Tensor, batch: int, stream: Stream | None = None) -> paddle.Tensor:
-        hidden = self.conv1(F.silu(self.norm1(frames)), batch, stream)
-        return frames + self.conv2(F.silu(self.norm2(hidden)), batch, stream)
+        hidden = self.conv1(F.swish(self.norm1(frames)), batch, stream)
+        return frames + self.conv2(F.swish(self.norm2(hidden)), batch, stream)
 
 
 class Downsample(nn.Layer):

@@ -41,4 +41,4 @@ class VisionDecoder(nn.Layer):
                 hidden = self.ups[level - 1](hidden, batch, stream)
             for block in blocks:
                 hidden = block(hidden, batch, stream)
-        return from_frames(self.conv_out(F.silu(self.norm_out(hidden)), batch, stream), batch)
+        return from_frames(self.conv_out(F.swish(self.norm_out(hidden)), batch, stream), batch)

@@ -44,7 +44,7 @@ class VisionEncoder(nn.Layer):
                 hidden = self.downs[level - 1](hidden, batch, stream)
             for block in blocks:
                 hidden = block(hidden, batch, stream)
-        return from_frames(F.silu(self.norm_out(hidden)), batch)
+        return from_frames(F.swish(self.norm_out(hidden)), batch)
 
 
 def temporal_strides(config: VisionEncoderConfig) -> list[int]:

@@ -74,7 +74,7 @@ class SemanticBranch(nn.Layer):
     def __init__(self, encoder: VisionEncoderConfig, teacher: Teacher):
         super().__init__()
         width = encoder.channels[-1]
-        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Silu(), nn.Linear(2 * width, teacher.dim))
+        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.Swish(), nn.Linear(2 * width, teacher.dim))
         self.teacher, self.temporal_stride = teacher, encoder.temporal_stride
 
     def forward(self, features: paddle.Tensor, pixels: paddle.Tensor) -> paddle.Tensor:
