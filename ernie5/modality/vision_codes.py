@@ -40,9 +40,12 @@ class VisionBatch(NamedTuple):
 
 
 class VisionCoder:
-    """Encodes media with a vision tokenizer, which is never trained here (report §5: it runs apart)."""
+    """Encodes media with a vision tokenizer, which is never trained here (report §5: it runs apart).
 
-    def __init__(self, tokenizer: VisionTokenizer, scale_weight_power: float = 0.5):
+    Media that are only understood need none.
+    """
+
+    def __init__(self, tokenizer: VisionTokenizer | None, scale_weight_power: float = 0.5):
         self.tokenizer, self.scale_weight_power = tokenizer, scale_weight_power
 
     def encode(self, media: Sequence[VisualMedium], seq_len: int) -> VisionBatch:
