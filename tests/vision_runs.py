@@ -68,7 +68,11 @@ def vision_config(folder: Path, *overrides: str) -> Config:
         tree = {
             "model": model | {"vision": VISION},
             "stages": [stage],
-            "data": {"train": [{"name": "media", "path": str(write_data(folder / "data"))}], "num_workers": 0, "validation_fraction": 0.3},
+            "data": {
+                "train": [{"name": "media", "path": str(write_data(folder / "data"))}],
+                "num_workers": 0,
+                "validation_fraction": 0.3,
+            },
             "tokenizer": {"vision": tokenizers},
             "train": {"output_dir": str(folder / "run"), "log_steps": 1, "eval_steps": 0, "sample_steps": 0}
             | {"save_steps": 3, "visualdl": False},

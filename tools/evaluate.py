@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as many as cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     parser.add_argument("--sheets", type=Path, metavar="DIR", help="also write what was drawn there, PNG and GIF")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="also show all of it in the report of this run folder")
     return parser.parse_args()
 
 
@@ -69,7 +70,22 @@ def main() -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
     if arguments.sheets:
-        write_sheets(arguments.sheets, drawings)
+        for path in write_sheets(arguments.sheets, drawings):
+            print(path)
+    if arguments.run:
+        show_in_report(arguments.run, digit_world.as_page(scores, variety), drawings)
+
+
+def show_in_report(run_dir: Path, page: dict, drawings: list["Drawing"]) -> None:
+    """Scores and sheets in the run folder, and its report.html written anew."""
+    from ernie5.train.report import write_report
+    from ernie5.train.report_samples import SCORES_FILE
+
+    sheets = write_sheets(run_dir / "judged", drawings)
+    pictures = {path.stem.replace("_", " "): str(path.relative_to(run_dir)) for path in sheets}
+    text = json.dumps(page | {"pictures": pictures}, indent=1)
+    (run_dir / SCORES_FILE).write_text(text, encoding="utf-8")
+    print(write_report(run_dir))
 
 
 def open_model(arguments: argparse.Namespace) -> tuple["Answer", "Draw", set[tuple[int, int]]]:
@@ -77,11 +93,10 @@ def open_model(arguments: argparse.Namespace) -> tuple["Answer", "Draw", set[tup
     from ernie5.ops.runtime import start_paddle
 
     start_paddle(arguments.threads)
-    from ernie5.inference.draw import draw
-    from ernie5.inference.prompt import answer
-
     from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
     from ernie5.data.sample import Segment
+    from ernie5.inference.draw import draw
+    from ernie5.inference.prompt import answer
     from ernie5.model.folder import VISION_TOKENIZER, from_pretrained
     from ernie5.tokenizers.text import TextTokenizer
     from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
@@ -109,13 +124,13 @@ def open_model(arguments: argparse.Namespace) -> tuple["Answer", "Draw", set[tup
     return answer_prompts, draw_prompts, set(resolutions)
 
 
-def write_sheets(folder: Path, drawings: list["Drawing"]) -> None:
+def write_sheets(folder: Path, drawings: list["Drawing"]) -> list[Path]:
     """What was drawn, a sheet for each task and size: in rows by digit, direction."""
     from ernie5.analysis.contact_sheet import write_contact_sheet
     from ernie5.data.digits.world import FPS
 
     folder.mkdir(parents=True, exist_ok=True)
-    sheets: dict[tuple, list[Drawing]] = {}
+    paths, sheets = [], {}
     for drawing in drawings:
         sheets.setdefault((drawing.case.task, drawing.case.size), []).append(drawing)
     for (task, size), drawn in sheets.items():
@@ -124,7 +139,8 @@ def write_sheets(folder: Path, drawings: list["Drawing"]) -> None:
         path = folder / f"{task}_{size.height}x{size.width}.{'gif' if size.num_frames > 1 else 'png'}"
         right = [all(drawing.right.values()) for drawing in chosen]
         write_contact_sheet(path, [drawing.frames for drawing in chosen], right, SHEET_COLUMNS, FPS)
-        print(path)
+        paths.append(path)
+    return paths
 
 
 if __name__ == "__main__":

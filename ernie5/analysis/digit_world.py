@@ -231,5 +231,19 @@ def as_record(scores: dict[str, Score], variety: Variety | None) -> dict:
     return record
 
 
+def as_page(scores: dict[str, Score], variety: Variety | None) -> dict:
+    """All results as the report of a run shows them: `header`, `rows` and `note`."""
+    in_order = sorted(scores, key=lambda name: list(TASKS).index(name.split(":")[0]))
+    rows = [[name, f"{scores[name].share:.1%}", f"{scores[name].cases:,}"] for name in in_order]
+    note = "Held-out scans; what is drawn is judged by a classifier and a motion estimator that never saw the model."
+    if variety:
+        note += (
+            f" Drawn digits are {variety.drawn.nearest_train:.1f} greys from the nearest training scan (real held-out "
+            f"ones {variety.test.nearest_train:.1f}) and vary within a class by {variety.drawn.class_deviation:.1f} "
+            f"({variety.test.class_deviation:.1f}); {variety.drawn.near_duplicates:.1%} are near duplicates of another."
+        )
+    return {"header": ["task", "right", "cases"], "rows": rows, "note": note}
+
+
 def _batches(cases: list[Case]) -> Iterable[list[Case]]:
     return (cases[start : start + BATCH] for start in range(0, len(cases), BATCH))

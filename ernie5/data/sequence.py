@@ -108,9 +108,7 @@ def refuse_media_without_tower(sample: Sample, vision: VisionSettings | None) ->
 class _Encoder:
     """The parts of one sample, in order."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, bpe_dropout: float, seed: int, vision: VisionSettings | None, origin: str
-    ):
+    def __init__(self, tokenizer: Tokenizer, bpe_dropout: float, seed: int, vision: VisionSettings | None, origin: str):
         self.tokenizer, self.bpe_dropout, self.seed = tokenizer, bpe_dropout, seed
         self.vision, self.origin = vision, origin
 

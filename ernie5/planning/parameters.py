@@ -131,7 +131,7 @@ def _attention_biases(model: ModelConfig) -> int:
 
 
 def _vision_cnn(vision: VisionConfig | None) -> int:
-    """Causal convolutions of 3 x 3 x 3 with biases, norms of two parameters a channel (tokenizers/vision/encoder.py)."""
+    """Causal convolutions of 3 x 3 x 3 with biases, norms of two parameters a channel."""
     if vision is None or vision.understanding_path == "vit":
         return 0
     channels = vision.encoder.channels

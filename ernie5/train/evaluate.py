@@ -25,15 +25,14 @@ class ValidationSet:
 
 class Score(NamedTuple):
     loss: float  # nats a token
-    bits_per_byte: (
-        float  # total negative log-likelihood in bits over the UTF-8 bytes of the text; no tokenizer flatters it
-    )
+    # Total negative log-likelihood in bits over the UTF-8 bytes of the text; no tokenizer flatters it. None: no text.
+    bits_per_byte: float | None
     loss_vision: float | None = None  # nats a bit of what is generated; None where nothing is
 
     @property
     def rank(self) -> float:
         """What checkpoints are compared by, lower is better."""
-        return self.bits_per_byte + (self.loss_vision or 0.0)
+        return (self.bits_per_byte or 0.0) + (self.loss_vision or 0.0)
 
 
 def evaluate_members(
@@ -72,4 +71,5 @@ def evaluate(
             vision_weight += float(batch.vision.generated.weight.sum())
     model.train()
     loss_vision = vision / vision_weight if vision_weight else None
-    return Score(text / text_weight, text / math.log(2) / validation.num_bytes, loss_vision)
+    bits_per_byte = text / math.log(2) / validation.num_bytes if validation.num_bytes else None
+    return Score(text / text_weight, bits_per_byte, loss_vision)

@@ -61,6 +61,8 @@ def _figures(run: Record, by_kind: dict[str, list[Record]]) -> str:
         scope = "whole validation set" if last.get("complete") else f"step {last['step']}"
         shown.append(figure(f"{last['bits_per_byte']:.3f}", f"validation bits per byte, {scope}", lead=True))
         shown.append(figure(f"{last['loss']:.3f}", "validation loss, nats a token"))
+        if last.get("loss_vision") is not None:
+            shown.append(figure(f"{last['loss_vision']:.3f}", "loss of pictures and films, nats a bit"))
     parameters = run.get("parameters", {})
     if parameters:
         shown.append(figure(compact(parameters["total"]), "parameters"))

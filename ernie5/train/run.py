@@ -271,8 +271,10 @@ class _Validation:
         settings = VisionSettings(vision, self._config.data.vision).uncorrupted() if vision else None
         packed = list(pack_all(self._encoded(settings), max_seq_len, self._tokenizer.pad_id, max_tokens))
         num_bytes = sum(row.num_bytes for row in packed)
-        if not num_bytes:
-            raise UserError("no validation text carries loss: name data.validation, or raise data.validation_fraction")
+        if not num_bytes and not any(medium.scales for row in packed for medium in row.row.media):
+            raise UserError(
+                "nothing of the validation data carries loss: name data.validation, or raise data.validation_fraction"
+            )
         return ValidationSet([row.row for row in packed], num_bytes)
 
     def _encoded(self, vision: VisionSettings | None) -> Iterator[EncodedSample]:

@@ -290,9 +290,8 @@ class Trainer:
             **full._asdict(),
             members={name: score._asdict() for name, score in members.items()},
         )
-        line = f"step {self.state.step}: validation loss {full.loss:.4f}, {full.bits_per_byte:.4f} bits per byte"
-        line += f", {full.loss_vision:.4f} nats a visual bit" if full.loss_vision is not None else ""
-        others = ", ".join(f"{name} {score.bits_per_byte:.4f}" for name, score in members.items())
+        others = "; ".join(f"{name} {_said(score)}" for name, score in members.items())
+        line = f"step {self.state.step}: validation loss {full.loss:.4f}, {_said(full)}"
         _say(line + (f" ({others})" if others else ""), bar)
         return full
 
@@ -349,6 +348,12 @@ class Trainer:
             },
             **({"load": balance.load} if step == 1 or (eval_steps and step % eval_steps == 0) else {}),
         )
+
+
+def _said(score: Score) -> str:
+    text = f"{score.bits_per_byte:.4f} bits per byte" if score.bits_per_byte is not None else ""
+    vision = f"{score.loss_vision:.4f} nats a visual bit" if score.loss_vision is not None else ""
+    return ", ".join(filter(None, [text, vision]))
 
 
 def _line(shown: Shown) -> str:

@@ -47,7 +47,9 @@ def pixels(batch, frames, height, width, seed=1):
 
 def vision_config(path="both", encoder=ENCODER):
     table = (ResolutionConfig(height=8, width=8, scales=((1, 1), (4, 4))),)
-    return VisionConfig(encoder=encoder, max_bits=4, resolutions=table, vit=VIT, merger_heads=2, understanding_path=path)
+    return VisionConfig(
+        encoder=encoder, max_bits=4, resolutions=table, vit=VIT, merger_heads=2, understanding_path=path
+    )
 
 
 def understanding(path="both", encoder=ENCODER, seed=0):
