@@ -6,11 +6,13 @@ import shlex
 import subprocess
 import sys
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from ernie5.config.load import load_config, load_config_or_model
+from ernie5.config.load import load_as, load_config, load_config_or_model
+from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,7 +68,7 @@ def test_pip_extras_exist(command: str):
 @pytest.mark.parametrize("command", commands_of("python"))
 def test_tool_accepts_the_options(command: str):
     tool, *arguments = words(command)[1:]
-    subcommands = [word for word in arguments[:1] if re.fullmatch(r"[a-z]+", word)]
+    subcommands = list(takewhile(re.compile(r"[a-z]+").fullmatch, arguments))
     known = help_text(tool, *subcommands)
     for option in (word for word in arguments if word.startswith("-")):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"{tool} has no {option}"
@@ -79,12 +81,16 @@ def overrides_in(arguments: list[str]) -> list[str]:
 @pytest.mark.parametrize("command", [command for command in commands_of("python") if " -c " in command])
 def test_configuration_loads_with_the_overrides(command: str):
     arguments = words(command)
-    load_config_or_model(ROOT / arguments[arguments.index("-c") + 1], overrides_in(arguments))
+    path, overrides = ROOT / arguments[arguments.index("-c") + 1], overrides_in(arguments)
+    if "tools/tokenizer.py" in arguments:
+        load_as(VisionTokenizerRunConfig, path, overrides)
+    else:
+        load_config_or_model(path, overrides)
 
 
 def test_ci_overrides_load():
     (arguments,) = re.findall(r'make train ARGS="(.*)"', (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
-    assert load_config(ROOT / "configs/run/pydoc.yaml", overrides_in(arguments.split())).train.max_steps == 20
+    assert load_config(ROOT / "configs/run/digits.yaml", overrides_in(arguments.split())).train.max_steps == 20
 
 
 def missing(names: set[str]) -> str:
