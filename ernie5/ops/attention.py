@@ -40,20 +40,20 @@ def flashmask_tiles(mask_rows: np.ndarray, num_queries: int | None = None) -> li
     tiles = []
     for start in range(0, num_queries, QUERY_BLOCK):
         end = min(start + QUERY_BLOCK, num_queries)
-        visible = _visible(mask_rows, np.arange(start, end))  # [batch, queries, keys]
-        seen = np.flatnonzero(visible.any((0, 1)))
+        pairs = visible(mask_rows, np.arange(start, end))  # [batch, queries, keys]
+        seen = np.flatnonzero(pairs.any((0, 1)))
         first, last = (seen[0], seen[-1] + 1) if seen.size else (0, 1)
-        visible = visible[:, :, first:last]
-        if (visible == visible[:1]).all():
-            visible = visible[:1]
+        pairs = pairs[:, :, first:last]
+        if (pairs == pairs[:1]).all():
+            pairs = pairs[:1]
         bias = None
-        if not visible.all():
-            bias = paddle.to_tensor(np.where(visible, np.float32(0), np.float32(HIDDEN))[:, None])
+        if not pairs.all():
+            bias = paddle.to_tensor(np.where(pairs, np.float32(0), np.float32(HIDDEN))[:, None])
         tiles.append(Tile(start, end, int(first), int(last), bias))
     return tiles
 
 
-def _visible(mask_rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def visible(mask_rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """bool [batch, queries, keys]: the definition of the column form."""
     query = queries[None, :, None]
     if mask_rows.shape[-1] == 2:
