@@ -49,7 +49,7 @@ LEARNED = (
 )
 HELD_OUT = ("chelsea", "coffee", "rocket")
 CROPS, HELD_OUT_CROPS = 200, 24  # of a photograph
-PHOTO_SCALE_DROPOUT = 0.4  # with 0.2, a batch of 8 shows too few prefixes of four scales for each to help (docs/log.md)
+PHOTO_SCALE_DROPOUT = 0.4  # a batch of 8 shows few prefixes of four scales at the default 0.2
 PHOTO_TABLE = (ResolutionConfig(height=SIDE, width=SIDE, scales=((1, 1), (2, 2), (4, 4), (8, 8))),)
 Media = list[np.ndarray]  # uint8 [frames, height, width, 3]
 
@@ -141,7 +141,8 @@ def section(title: str, runs: list[VisionTokenizerRunConfig], learned: Media, he
         f"## {title}",
         "",
         f"{len(learned)} media learned for {train.image_steps} steps of {train.batch_size} pictures, {len(held_out)} "
-        f"others measured. Channels {list(encoder.channels)}, stride {encoder.stride}, scale dropout {train.scale_dropout}.",
+        f"others measured. Channels {list(encoder.channels)}, stride {encoder.stride}, scale dropout "
+        f"{train.scale_dropout}.",
         "",
     ]
     for i, run in enumerate(runs):

@@ -17,7 +17,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-train", type=int, default=15_000, metavar="N", help="samples (default %(default)s)")
     parser.add_argument("--num-validation", type=int, default=400, metavar="N", help="samples (default %(default)s)")
     parser.add_argument("--num-test", type=int, default=2_000, metavar="N", help="samples (default %(default)s)")
-    parser.add_argument("--film-frames", type=int, default=6, metavar="N", help="frames a film (default %(default)s)")
+    parser.add_argument("--film-frames", type=int, default=5, metavar="N", help="frames a film (default %(default)s)")
     parser.add_argument(
         "--weight",
         action="append",
