@@ -34,7 +34,7 @@ def film_tokens(num_frames, scales):
 
 
 def visible(layout: VisualLayout, num_behind: int) -> np.ndarray:
-    """bool [n + num_behind, n]: which queries, media and text behind it, see which tokens, as the mask's columns say."""
+    """bool [n + num_behind, n]: which queries, of the medium and of text behind it, see which tokens."""
     query = np.arange(len(layout) + num_behind)[:, None]
     return (query >= layout.group_start) & (query < layout.hidden_from)
 
