@@ -64,13 +64,13 @@ def main() -> None:
     runtime.start_paddle()
     runtime.configure(OpsConfig())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    start = time.process_time()
+    start, commit = time.process_time(), current_commit()  # now: what runs is what stands here at the start
     sections = [
         section("Digits", digit_runs(args.steps), *digits(args.digits)),
         section("Photographs", photo_runs(args.photo_steps), *photographs()),
         convolutions(),
     ]
-    page = "\n\n".join([header(time.process_time() - start), *sections]) + "\n"
+    page = "\n\n".join([header(commit, time.process_time() - start), *sections]) + "\n"
     if args.output:
         args.output.write_text(page, encoding="utf-8")
     else:
@@ -205,11 +205,14 @@ def least_seconds(form: "Callable[[], object]", repetitions: int = 10) -> float:
     return min(times)
 
 
-def header(cpu_seconds: float) -> str:
+def current_commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def header(commit: str, cpu_seconds: float) -> str:
     import paddle
     import skimage
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = shlex.join(["python", "benchmarks/vision_tokenizer.py", *sys.argv[1:]])
     threads = os.environ["OMP_NUM_THREADS"]
     return "\n".join(
