@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ernie5.errors import exit_cleanly
+from ernie5.errors import UserError, exit_cleanly
 
 if TYPE_CHECKING:  # imported where it is used, so that --help answers at once
     import numpy as np
@@ -70,6 +70,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise UserError(f"--output {arguments.output}: is a file: give a folder")
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = make_rows(Path(folder))

@@ -50,3 +50,10 @@ def test_guide_shows_every_committed_picture_and_no_other():
     assert {path.stem for path in COMMITTED.glob("*.png")} == names
     assert all(f"(../images/masks/{name}.png)" in guide for name in names)
     assert guide.count("../images/masks/") == len(names)
+
+
+def test_output_that_is_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "tools/draw_masks.py", "--output", str(tmp_path / "file")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (2, f"error: --output {tmp_path / 'file'}: is a file: give a folder\n")
