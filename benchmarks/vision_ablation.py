@@ -1,10 +1,10 @@
 """What the choices of vision are worth: flip rate, scale weights, guidance, and the paths of understanding.
 
-    python benchmarks/vision_ablation.py --tokenizer runs/vision_tokenizer [--steps 250] [--output FILE.md]
+    python benchmarks/vision_ablation.py --tokenizer runs/vision_tokenizer [--steps 150] [--output FILE.md]
 
 A world of two tasks, reading and drawing digits, is made in a temporary folder; every variant trains the model `digits`
 on it for the same steps with the same seed, and is judged on held-out scans by tools/evaluate.py. Guidance is a matter
-of sampling: its rows are the base model, drawn from anew. Two variants run at a time, with one thread each.
+of sampling: its rows are the base model, drawn from anew. Every variant has one thread.
 """
 
 import argparse
@@ -36,9 +36,10 @@ GUIDANCE = (1.0, 2.0, 3.0, 5.0)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="folder of a vision tokenizer")
-    parser.add_argument("--steps", type=int, default=250, help="of each variant (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=150, help="of each variant (default %(default)s)")
     parser.add_argument("--cases", type=int, default=200, help="judged for each task (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each variant (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="variants at a time, a thread each (default %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown; default: standard output")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
         tool("train.py", "-c", CONFIG, *(word for option in options for word in ("-o", option)))
         return run_dir / "model"
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(arguments.jobs) as pool:
         models = dict(zip(jobs, pool.map(train, jobs), strict=True))
         scored = dict(zip(jobs, pool.map(lambda job: score(models[job], world, arguments.cases), jobs), strict=True))
     base = next(iter(VARIANTS))
