@@ -1,5 +1,6 @@
 # `make` lists what there is. The environment lives in .venv and comes from PyPI alone; a second call finds it ready.
-# PYTHON names another interpreter; ARGS goes to the program: make train ARGS="-o train.max_steps=20".
+# PYTHON names another interpreter; ARGS goes to the program: make train ARGS="-o train.max_steps=20"; VISION_ARGS to the
+# training of the vision tokenizer.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train train-text test test-all test-paddlenlp lint format clean
@@ -10,6 +11,7 @@ VENV_PADDLENLP := .venv-paddlenlp
 METADATA := setup.py pyproject.toml
 PIP_INSTALL := -m pip --disable-pip-version-check --no-input install -qq
 ARGS ?=
+VISION_ARGS ?=
 WORLD := data/digits
 VISION := runs/vision_tokenizer
 # A second `make train` goes on with the run that is there, and one that was changed by ARGS is not judged.
@@ -36,7 +38,7 @@ $(WORLD)/world.json: | $(VENV)/.train
 
 $(VISION)/config.json: | $(WORLD)/world.json
 	@echo "[4/5] training the vision tokenizer: configs/tokenizer/digits.yaml"
-	@$(VENV)/bin/python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml -o output_dir=$(VISION)
+	@$(VENV)/bin/python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml -o output_dir=$(VISION) $(VISION_ARGS)
 
 train-text: $(VENV)/.train ## set up, then train on real text alone (about ten minutes on two cores)
 	@echo "[3/3] training: configs/run/pydoc.yaml $(ARGS)"
