@@ -112,8 +112,9 @@ def test_frames_are_merged_as_the_tokenizer_merges_them():
 
 
 def merger_reference(w, cnn, vit, heads):
-    """One group: cnn [K, D_cnn], vit [K, D_vit] -> [hidden]."""
-    patches = np.concatenate([cnn @ w["cnn_proj.weight"], vit])
+    """One group: cnn [K, D_cnn], vit [K, D_vit] -> [hidden]; None is a path that is left out."""
+    paths = [cnn @ w["cnn_proj.weight"] if cnn is not None else None, vit]
+    patches = np.concatenate([path for path in paths if path is not None])
     qkv = (rms(patches, w["norm.weight"]) @ w["qkv_proj.weight"]).reshape(len(patches), 3, heads, -1)
     query, key, value = qkv[:, 0], qkv[:, 1], qkv[:, 2]
     scores = np.einsum("qhd,khd->hqk", query, key) / np.sqrt(query.shape[-1])
@@ -133,6 +134,14 @@ def test_merger_attends_over_both_paths_of_a_group_and_takes_the_mean(patches):
         np.testing.assert_allclose(result[group], expected, atol=2e-5)
 
 
+def cells_of(position, frames):
+    """[frame, row, column] of each cell behind the token at `position` of the layout."""
+    t, h, w = position
+    depth = 1 if frames == 1 else 4
+    times = [min(depth * t + f, frames - 1) for f in range(depth)]
+    return [[time, 2 * h + i, 2 * w + j] for time in times for i in range(2) for j in range(2)]
+
+
 @pytest.mark.parametrize("frames", range(1, 7))
 def test_groups_hold_the_cells_of_their_token_in_the_layouts_order(frames):
     height, width = 4, 6
@@ -140,15 +149,8 @@ def test_groups_hold_the_cells_of_their_token_in_the_layouts_order(frames):
     groups = group_cells(paddle.to_tensor(address)).numpy()
     positions = understanding_layout(frames, height, width).positions
     assert len(groups) == len(positions)
-    depth = 1 if frames == 1 else 4
-    for group, (t, h, w) in zip(groups, positions, strict=True):
-        cells = [
-            [min(depth * t + f, frames - 1), 2 * h + i, 2 * w + j]
-            for f in range(depth)
-            for i in range(2)
-            for j in range(2)
-        ]
-        assert group.tolist() == cells
+    for group, position in zip(groups, positions.astype(int), strict=True):
+        assert group.tolist() == cells_of(position, frames)
 
 
 @pytest.mark.parametrize("path", ["both", "cnn", "vit"])
@@ -156,6 +158,29 @@ def test_picture_gives_a_token_for_four_cells_with_either_path_or_both(path):
     layer = understanding(path)
     assert layer(paddle.to_tensor(pixels(2, 1, 8, 12))).shape == [2, 6, 10]
     assert (layer.cnn is None) == (path == "vit") and (layer.vit is None) == (path == "cnn")
+
+
+@pytest.mark.parametrize("path", ["both", "cnn", "vit"])
+@pytest.mark.parametrize("frames", [1, 6])
+def test_token_is_what_the_paths_see_of_the_cells_at_its_place(path, frames):
+    layer, film = understanding(path), paddle.to_tensor(pixels(1, frames, 8, 12))
+    cnn, vit = (None if tower is None else tower(film).numpy()[0] for tower in (layer.cnn, layer.vit))
+    tokens = layer(film).numpy()[0]
+    positions = understanding_layout(frames, 4, 6).positions.astype(int)
+    for token, position in zip(tokens, positions, strict=True):
+        cells = tuple(np.transpose(cells_of(position, frames)))
+        seen = [None if features is None else features[cells] for features in (cnn, vit)]
+        np.testing.assert_allclose(token, merger_reference(weights(layer.merger), *seen, heads=2), atol=2e-5)
+
+
+@pytest.mark.parametrize("temporal_stride", [1, 2, 4])
+def test_both_paths_see_a_film_on_one_grid_and_its_first_frame_as_a_picture(temporal_stride):
+    layer = understanding(encoder=VisionEncoderConfig(channels=(4, 6, 6), temporal_stride=temporal_stride))
+    film = paddle.to_tensor(pixels(1, 1 + 2 * temporal_stride, 8, 16))
+    for tower in (layer.cnn, layer.vit):
+        features = tower(film)
+        assert features.shape[:4] == [1, 3, 2, 4]
+        np.testing.assert_allclose(features[:, :1].numpy(), tower(film[:, :1]).numpy(), atol=2e-5)
 
 
 def test_media_together_are_as_alone():
