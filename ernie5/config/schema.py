@@ -79,6 +79,8 @@ class VisionConfig:
     merger_heads: int = 4  # attention heads of the patch merger
     understanding_path: Literal["both", "cnn", "vit"] = "both"
     temporal_window: int = 4  # latent frames before its own that a generated frame sees
+    max_understanding_pixels: int = 512 * 512  # of a frame; a larger one is made smaller, its shape kept
+    max_frames: int = 64  # of a film; a longer one is an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +207,8 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionDataConfig:
-    """How media become part of a sample, and how they are corrupted in training."""
+    """How media are corrupted in training."""
 
-    max_understanding_pixels: int = 512 * 512  # of a frame; a larger one is made smaller, its shape kept
-    max_frames: int = 64  # of a film; a longer one is an error
     condition_dropout: float = 0.1  # probability that a generated medium loses what stands before it (guidance)
     frame_mask_probability: float = 0.1  # that a frame of a generated film is hidden from all later ones
     flip_min: float = 0.0  # the flip rate of a frame is drawn from [min + step * frame, max + step * frame]

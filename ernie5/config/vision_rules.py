@@ -1,7 +1,15 @@
 """The rules of the vision sections, as in `rules.py`."""
 
 from ernie5.config.ranges import joined, negative, not_a_share, not_positive, outside, prefixed
-from ernie5.config.schema import Config, ModelConfig, ResolutionConfig, StageConfig, VisionEncoderConfig
+from ernie5.config.schema import (
+    Config,
+    ModelConfig,
+    ResolutionConfig,
+    StageConfig,
+    VisionConfig,
+    VisionEncoderConfig,
+    VisualPromptConfig,
+)
 
 
 def vision_sizes_are_positive(model: ModelConfig) -> str | None:
@@ -16,7 +24,17 @@ def vision_sizes_are_positive(model: ModelConfig) -> str | None:
         intermediate_size=vision.vit.intermediate_size,
     )
     window = negative(temporal_window=vision.temporal_window)
-    return joined(prefixed("model.vision", [own, window]), prefixed("model.vision.vit", [vit]))
+    limits = not_positive(max_understanding_pixels=vision.max_understanding_pixels, max_frames=vision.max_frames)
+    return joined(prefixed("model.vision", [own, window, limits]), prefixed("model.vision.vit", [vit]))
+
+
+def a_token_fits_the_pixels(model: ModelConfig) -> str | None:
+    if model.vision is None or not model.vision.encoder.channels:
+        return None
+    least, pixels = (2 * model.vision.encoder.stride) ** 2, model.vision.max_understanding_pixels
+    if 0 < pixels < least:
+        return f"model.vision.max_understanding_pixels is {pixels}: must be at least {least}, the pixels of one token"
+    return None
 
 
 def encoder_is_in_range(model: ModelConfig) -> str | None:
@@ -79,7 +97,9 @@ def vision_stage_is_in_range(stage: StageConfig) -> str | None:
     vision = stage.vision
     message = negative(loss_weight=vision.loss_weight, scale_weight_power=vision.scale_weight_power)
     steps = [switch.step for switch in vision.switches]
-    rising = None if steps == sorted(set(steps)) else f"switches have the steps {steps}: give them in rising order"
+    rising = None
+    if steps != sorted(set(steps)) or (steps and steps[0]):
+        rising = f"switches have the steps {steps}: begin with 0 and give them in rising order"
     entries = [
         prefixed(f"switches.{i}", [negative(step=switch.step), not_positive(bits=switch.bits)])
         for i, switch in enumerate(vision.switches)
@@ -97,7 +117,6 @@ def vision_model_has_tokenizers(config: Config) -> str | None:
 
 def vision_data_is_in_range(config: Config) -> str | None:
     vision = config.data.vision
-    counts = not_positive(max_understanding_pixels=vision.max_understanding_pixels, max_frames=vision.max_frames)
     shares = not_a_share(
         condition_dropout=vision.condition_dropout,
         frame_mask_probability=vision.frame_mask_probability,
@@ -108,7 +127,7 @@ def vision_data_is_in_range(config: Config) -> str | None:
         "must lie between 0 and 0.5, where a bit says nothing",
     )
     order = f"flip_min is {vision.flip_min}: must not exceed flip_max ({vision.flip_max})"
-    return prefixed("data.vision", [counts, shares, rates, order if vision.flip_min > vision.flip_max else None])
+    return prefixed("data.vision", [shares, rates, order if vision.flip_min > vision.flip_max else None])
 
 
 def visual_sampling_is_in_range(config: Config) -> str | None:
@@ -137,6 +156,7 @@ def visual_prompts_fit_the_model(config: Config) -> str | None:
                 f"generation.visual_prompts.{i}",
                 [
                     not_positive(fps=prompt.fps, num_frames=prompt.num_frames),
+                    _frames_fault(prompt, config.model.vision),
                     f"height and width are {size[0]} and {size[1]}: the model draws {listed}" if wrong else None,
                 ],
             )
@@ -144,10 +164,20 @@ def visual_prompts_fit_the_model(config: Config) -> str | None:
     return joined(*found)
 
 
+def _frames_fault(prompt: VisualPromptConfig, vision: VisionConfig) -> str | None:
+    stride = vision.encoder.temporal_stride
+    if prompt.draw == "video" and (prompt.num_frames < 2 or (prompt.num_frames - 1) % stride):
+        return f"num_frames is {prompt.num_frames}: a film needs one more than a multiple of {stride}, and at least 2"
+    if prompt.draw != "video" and prompt.num_frames != 1:
+        return f"num_frames is {prompt.num_frames}: only what is drawn as a video has more than 1"
+    return None
+
+
 VISION_MODEL_RULES = (
     vision_sizes_are_positive,
     encoder_is_in_range,
     heads_divide_their_widths,
+    a_token_fits_the_pixels,
     resolutions_fit_their_scales,
 )
 VISION_STAGE_RULES = (vision_stage_is_in_range,)

@@ -39,6 +39,10 @@ class _Shown(NamedTuple):
     pixels: Callable[[], np.ndarray]  # uint8 [height, width, 3]
 
 
+class MissingReader(UserError):
+    """The library that reads a file is not installed: nothing is wrong with the file."""
+
+
 def read_video(path: str, fps: float, max_frames: int, max_pixels: int = FRAME_PIXELS) -> np.ndarray:
     """The film in a file, uint8 [frames, height, width, 3]; frame i is what is shown at i / fps seconds.
 
@@ -88,7 +92,9 @@ def _film(path: str, max_pixels: int) -> Iterator[_Shown]:
     try:
         import av
     except ImportError:
-        raise UserError(f"{path}: films are read by PyAV, which is not installed: pip install 'ernie5[data]'") from None
+        raise MissingReader(
+            f"{path}: films are read by PyAV, which is not installed: pip install 'ernie5[data]'"
+        ) from None
     # A file object: FFmpeg would take a name such as `concat:a|b` apart.
     with open(path, "rb") as file, av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
         video = container.streams.best("video")

@@ -12,7 +12,7 @@ from ernie5.config.schema import DataConfig, VisionConfig
 from ernie5.data.corpus import Corpus
 from ernie5.data.encoder import Encoder, Skipped
 from ernie5.data.mixture import Mixture
-from ernie5.data.packing import Cursor, fill_row
+from ernie5.data.packing import Cursor, fill_row, is_too_long
 from ernie5.data.pieces import Pieces
 from ernie5.data.sequence import EncodedSample, Tokenizer
 from ernie5.data.visual import VisionSettings
@@ -141,6 +141,11 @@ class Loader:
         if self._held is not None and self._held[0] == number:
             return self._held[1]
         result = self._pool.get(number) if self._pool else self._encoder(number)
+        skips = self._config.bad_line == "skip"
+        if skips and isinstance(result, EncodedSample) and is_too_long(result, self.max_seq_len):
+            result = Skipped(
+                f"{result.origin}: its {len(result)} tokens hold media and fit no row of {self.max_seq_len}"
+            )
         if isinstance(result, Skipped):
             self._leave_out(result.cause)
             result = _NOTHING

@@ -64,6 +64,11 @@ def fill_row(
     return build_row(parts, max_seq_len, pad_id) if parts else None
 
 
+def is_too_long(sample: EncodedSample, max_seq_len: int) -> bool:
+    """Whether no row can hold it: media are not cut."""
+    return sample.places is not None and len(sample) > max_seq_len
+
+
 def build_row(parts: Iterable[Part], max_seq_len: int, pad_id: int) -> UnifiedSequence:
     """Parts in order -> one row, padded at its end (UnifiedSequence says what each array holds).
 

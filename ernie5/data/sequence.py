@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ernie5.data.films import MissingReader
 from ernie5.data.manifest import BadLine
 from ernie5.data.sample import Audio, Image, Message, Sample, Segment, Text, Video
 from ernie5.data.shuffle import derive_key
@@ -133,6 +134,8 @@ class _Encoder:
         )
         try:
             medium = encode_medium(segment, self.vision, derive_key(self.seed, "medium", number))
+        except MissingReader:
+            raise
         except UserError as error:
             raise BadLine(f"{self.origin}: {error}") from None
         yield _Part([ids[begin]], segment.role == "generate")

@@ -7,7 +7,7 @@ import numpy as np
 
 from ernie5.config.schema import VisionConfig, VisionDataConfig
 from ernie5.data.media import fit_native, fit_resolution, read_image, read_video
-from ernie5.data.sample import Image, Video
+from ernie5.data.sample import Image, MediaRole, Video
 from ernie5.modality.bit_flips import flip_rates
 from ernie5.modality.unified import VisualMedium
 from ernie5.modality.visual_layout import VisualLayout, generation_layout, understanding_layout
@@ -50,15 +50,14 @@ class EncodedMedium:
 def encode_medium(segment: Image | Video, settings: VisionSettings, seed: int) -> EncodedMedium:
     """Reads the file; what is drawn at random is a function of `seed`. Raises UserError if it cannot be read."""
     model, data = settings
-    limit = data.max_understanding_pixels
     if isinstance(segment, Image):
         pixels = read_image(segment.source)
     else:
-        pixels = _whole_latent_frames(read_video(segment.source, segment.fps, data.max_frames), model)
+        pixels = _fill_latent_frames(read_video(segment.source, segment.fps, model.max_frames), segment.role, model)
     latent_frames = 1 + (len(pixels) - 1) // model.encoder.temporal_stride
     stride = model.encoder.stride
     if segment.role == "understand":
-        pixels = fit_native(pixels, 2 * stride, limit)
+        pixels = fit_native(pixels, 2 * stride, model.max_understanding_pixels)
         return EncodedMedium(understanding_layout(latent_frames, *(n // stride for n in pixels.shape[1:3])), pixels)
     pixels = fit_resolution(pixels, model.resolutions)
     scales = next(r.scales for r in model.resolutions if (r.height, r.width) == pixels.shape[1:3])
@@ -73,7 +72,9 @@ def encode_medium(segment: Image | Video, settings: VisionSettings, seed: int) -
     )
 
 
-def _whole_latent_frames(frames: np.ndarray, model: VisionConfig) -> np.ndarray:
-    """Without the frames at the end that do not fill a latent frame."""
+def _fill_latent_frames(frames: np.ndarray, role: MediaRole, model: VisionConfig) -> np.ndarray:
+    """Frames that make whole latent ones: what is looked at repeats its last, what is generated loses the rest."""
     stride = model.encoder.temporal_stride
+    if role == "understand":
+        return np.concatenate([frames, frames[-1:].repeat(-(len(frames) - 1) % stride, axis=0)])
     return frames[: 1 + (len(frames) - 1) // stride * stride]

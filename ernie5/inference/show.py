@@ -16,7 +16,6 @@ from ernie5.tokenizers.text import TextTokenizer
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from ernie5.train.trainer import Shown
 
-MAX_FRAMES = 256  # of a film that is shown
 SHOWN_SIDE = 128  # pixels that the longer side of a small drawing is enlarged to
 
 
@@ -52,7 +51,7 @@ def _show(
     name: str,
 ) -> Shown:
     segments = _segments(prompt)
-    seen = _copy_seen(prompt, run_dir, name)
+    seen = _copy_seen(prompt, model.config.vision.max_frames, run_dir, name)
     if not prompt.draw:
         (text,) = answer(model, tokenizer, [segments], config, seed)
         return Shown(prompt.text, text, input_file=seen)
@@ -64,11 +63,11 @@ def _show(
     return Shown(prompt.text, input_file=seen, output_file=_save(frames, prompt.fps, run_dir, name))
 
 
-def _copy_seen(prompt: VisualPromptConfig, run_dir: Path, name: str) -> str:
+def _copy_seen(prompt: VisualPromptConfig, max_frames: int, run_dir: Path, name: str) -> str:
     """The medium of the prompt as a file of the run folder, so that the report stays whole when data move."""
     if not (prompt.image or prompt.video):
         return ""
-    frames = read_image(prompt.image) if prompt.image else read_video(prompt.video, prompt.fps, MAX_FRAMES)
+    frames = read_image(prompt.image) if prompt.image else read_video(prompt.video, prompt.fps, max_frames)
     return _save(frames, prompt.fps, run_dir, f"{name}_seen")
 
 

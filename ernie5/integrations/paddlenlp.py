@@ -89,6 +89,10 @@ class ModelAdapter:
         core = Ernie5ForCausalLM(config.model_config())
         # Past nn.Layer's registration: its parts are registered below, under the names that the folder has.
         self.__dict__["core"] = core
+        if core.config.vision is not None:
+            raise UserError(
+                "model.vision: the PaddleNLP adapter takes models of text alone: train this one with tools/train.py"
+            )
         self.model = nn.Layer()
         self.model.embed_tokens = core.text.embed_tokens
         self.model.layers = core.decoder.layers

@@ -19,7 +19,7 @@ class VisionGeneration(nn.Layer):
     def __init__(self, config: VisionConfig, hidden_size: int, initializer_range: float):
         super().__init__()
         self.max_bits = config.max_bits
-        num_scales = 1 + max(len(resolution.scales) for resolution in config.resolutions)  # and the sum of all
+        num_scales = max(len(resolution.scales) for resolution in config.resolutions)  # scale 0 is the sum of all
         weight = ParamAttr(initializer=nn.initializer.Normal(0.0, initializer_range))
         self.bit_embedding = linear(self.max_bits, hidden_size, initializer_range)
         self.scale_embedding = nn.Embedding(num_scales, hidden_size, weight_attr=weight)

@@ -10,7 +10,7 @@ from ernie5.layers.layout import Layout
 from ernie5.layers.mlp import GatedMLP
 from ernie5.layers.norm import RMSNorm
 from ernie5.layers.rope import rotation
-from ernie5.ops.attention import Tile
+from ernie5.ops.attention import QUERY_BLOCK, Tile
 
 ROPE_THETA = 10_000.0  # of rows and columns of patches, of which there are tens to hundreds
 NORM_EPSILON = 1e-6
@@ -41,7 +41,7 @@ class VisionTransformer(nn.Layer):
         self.norm = RMSNorm(config.hidden_size, NORM_EPSILON)
 
     def forward(self, pixels: paddle.Tensor) -> paddle.Tensor:
-        patches = self.patches(pixels)
+        patches = self.patches(pixels).astype(self.patch_embed.weight.dtype)
         batch, frames, height, width, size = patches.shape
         hidden_states = self.patch_embed(patches.reshape([batch * frames, height * width, size]))
         layout = frame_layout(height, width, self.attention)
@@ -79,5 +79,7 @@ def frame_layout(height: int, width: int, attention: AttentionConfig) -> Layout:
     """Every patch of a frame sees every other; it stands in its row and column."""
     rows, columns = np.indices([height, width]).reshape(2, -1)
     positions = np.stack([np.zeros_like(rows), rows, columns], -1).astype(np.float32)
-    num_patches = height * width
-    return Layout([Tile(0, num_patches, 0, num_patches, None)], rotation(paddle.to_tensor(positions[None]), attention))
+    num = height * width
+    # in blocks of queries, so that without gradients the scores of a large picture are never all in memory
+    tiles = [Tile(start, min(start + QUERY_BLOCK, num), 0, num, None) for start in range(0, num, QUERY_BLOCK)]
+    return Layout(tiles, rotation(paddle.to_tensor(positions[None]), attention))

@@ -38,7 +38,7 @@ class VisionUnderstanding(nn.Layer):
         cnn = vit = None
         if self.cnn is not None:
             with paddle.no_grad():
-                cnn = group_cells(self.cnn(pixels))
+                cnn = group_cells(self.cnn(pixels)).astype(self.merger.out_proj.weight.dtype)
         if self.vit is not None:
             vit = group_cells(self.vit(pixels))
         return self.merger(cnn, vit).reshape([pixels.shape[0], -1, self.merger.out_proj.weight.shape[1]])

@@ -18,7 +18,7 @@ class VisualLayout:
     positions: np.ndarray  # float32 [n, 3]: t, h, w of Uni-RoPE, from 0
     group_start: np.ndarray  # int64 [n]: first token of the group in which all see each other
     hidden_from: np.ndarray  # int64 [n]: first token that no longer sees this one, or TO_THE_END
-    scale_ids: np.ndarray  # int64 [n]: which scale is the token's input; -1 of tokens that are understood
+    scale_ids: np.ndarray  # int64 [n]: the scale whose place the token takes, 0: S_S; -1 of tokens that are understood
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -60,7 +60,7 @@ def generation_layout(num_frames: int, scales: Scales, window: int, masked_frame
         positions=np.column_stack([frames, np.tile(frame, [num_frames, 1])]).astype(np.float32),
         group_start=frames * length + np.tile(group, num_frames),
         hidden_from=np.where(last_seen < num_frames - 1, (last_seen + 1) * length, TO_THE_END),
-        scale_ids=np.tile(np.repeat([*sizes[:-1], len(scales)], lengths), num_frames),
+        scale_ids=np.tile(np.repeat(sizes, lengths), num_frames),
     )
 
 

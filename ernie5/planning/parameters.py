@@ -160,7 +160,7 @@ def _vision_understanding(vision: VisionConfig | None, hidden: int) -> int:
 def _vision_generation(vision: VisionConfig | None, hidden: int) -> int:
     if vision is None:
         return 0
-    num_scales = 1 + max(len(resolution.scales) for resolution in vision.resolutions)
+    num_scales = max(len(resolution.scales) for resolution in vision.resolutions)
     return 2 * vision.max_bits * hidden + vision.max_bits + num_scales * hidden
 
 

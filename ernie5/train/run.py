@@ -18,9 +18,9 @@ from ernie5.config.schema import Config, GenerationConfig
 from ernie5.data.corpus import Corpus
 from ernie5.data.loader import PIECE_BYTES_PER_TOKEN, Loader
 from ernie5.data.manifest import BadLine
-from ernie5.data.packing import pack_all
+from ernie5.data.packing import is_too_long, pack_all
 from ernie5.data.pieces import Pieces
-from ernie5.data.sample import Sample, Text
+from ernie5.data.sample import Image, Sample, Text, Video
 from ernie5.data.sequence import EncodedSample, encode_sample
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.split import open_splits
@@ -70,13 +70,16 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
     tokenizer, tokenizer_dir = _tokenizer(config, train, run_dir, checkpoint)
-    vision = VisionTokenizers(config, run_dir, checkpoint is not None) if config.model.vision else None
+    digests = checkpoint.state.get("vision_tokenizers", {}) if checkpoint is not None else None
+    vision = VisionTokenizers(config, run_dir, digests) if config.model.vision else None
     model = build_model(config, precision)
     if vision is not None and checkpoint is None:
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
     optimizer = build_optimizer(model, config.optimizer)
     validation_set = _Validation(validation, tokenizer, config)
-    validation_set(config.stages[0].max_seq_len, False)  # what is wrong with it shows now, not after hours
+    # What is wrong with them shows now, not after hours.
+    validation_set(config.stages[0].max_seq_len, False)
+    _check_prompts(config, tokenizer)
     loader = Loader(
         train,
         tokenizer,
@@ -223,6 +226,18 @@ def _tokenizer(
     return tokenizer, folder
 
 
+def _check_prompts(config: Config, tokenizer: TextTokenizer) -> None:
+    """UserError for a medium of the prompts that cannot be read."""
+    if config.model.vision is None:
+        return
+    settings = VisionSettings(config.model.vision, config.data.vision).uncorrupted()
+    for i, prompt in enumerate(config.generation.visual_prompts):
+        media = [Image(prompt.image, "understand")] if prompt.image else []
+        media += [Video(prompt.video, prompt.fps, "understand")] if prompt.video else []
+        sample = Sample(segments=tuple(media), origin=f"generation.visual_prompts.{i}")
+        encode_sample(sample, tokenizer, vision=settings)
+
+
 def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
     """The text of the corpora, at most TEXT_BYTES of it at a time."""
     for corpus in corpora:
@@ -269,7 +284,7 @@ class _Validation:
     def _pack(self, max_seq_len: int, max_tokens: int) -> ValidationSet:
         vision = self._config.model.vision
         settings = VisionSettings(vision, self._config.data.vision).uncorrupted() if vision else None
-        packed = list(pack_all(self._encoded(settings), max_seq_len, self._tokenizer.pad_id, max_tokens))
+        packed = list(pack_all(self._encoded(settings, max_seq_len), max_seq_len, self._tokenizer.pad_id, max_tokens))
         num_bytes = sum(row.num_bytes for row in packed)
         if not num_bytes and not any(medium.scales for row in packed for medium in row.row.media):
             raise UserError(
@@ -277,13 +292,16 @@ class _Validation:
             )
         return ValidationSet([row.row for row in packed], num_bytes)
 
-    def _encoded(self, vision: VisionSettings | None) -> Iterator[EncodedSample]:
+    def _encoded(self, vision: VisionSettings | None, max_seq_len: int) -> Iterator[EncodedSample]:
         for sample in self._shuffled():
             try:
-                yield encode_sample(sample, self._tokenizer, vision=vision)
+                encoded = encode_sample(sample, self._tokenizer, vision=vision)
             except BadLine:
                 if self._config.data.bad_line != "skip":
                     raise
+                continue
+            if self._config.data.bad_line != "skip" or not is_too_long(encoded, max_seq_len):
+                yield encoded
 
     def _shuffled(self) -> Iterator[Sample]:
         seed, skip_bad_lines = self._config.train.seed, self._config.data.bad_line == "skip"

@@ -270,7 +270,7 @@ class Trainer:
         stage = self.config.stages[min(self.state.stage_id, len(self.config.stages) - 1)]
         score = self._evaluate(stage, complete=True)
         quick, whole = (self.services.validation(stage.max_seq_len, complete) for complete in (False, True))
-        if quick.num_bytes != whole.num_bytes:  # earlier checkpoints were scored on the quick part
+        if len(quick.rows) != len(whole.rows):  # earlier checkpoints were scored on the quick part
             score = evaluate(
                 self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coder(stage)
             )

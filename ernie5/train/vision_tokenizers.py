@@ -1,6 +1,7 @@
 """The vision tokenizers of a run: a series of rising bits, one of which is in use at a time (report §2.2.1)."""
 
 import logging
+import shutil
 from pathlib import Path
 
 from ernie5.config.schema import Config, VisionConfig
@@ -16,16 +17,23 @@ FOLDER = "vision_tokenizers"  # in the run folder; each in a folder named by its
 class VisionTokenizers:
     """By their number of bits. Copied into the run folder, from which a resumed run takes them."""
 
-    def __init__(self, config: Config, run_dir: Path, resumes: bool):
+    def __init__(self, config: Config, run_dir: Path, resumed: dict[str, str] | None):
+        """`resumed`: the digests that a checkpoint was trained with, None in a new run. Raises UserError."""
         self.by_bits: dict[int, VisionTokenizer] = {}
         self.folders: dict[int, Path] = {}
-        copies = sorted((run_dir / FOLDER).glob("*"), key=lambda path: path.name) if resumes else []
+        copies = [run_dir / FOLDER / folder_name(int(bits)) for bits in resumed or {}]
+        if not all(copy.exists() for copy in copies):  # resumed into another folder
+            copies = []
+        if resumed is None:
+            shutil.rmtree(run_dir / FOLDER, ignore_errors=True)  # of a run that died before its first checkpoint
         for folder in copies or map(Path, config.tokenizer.vision):
             tokenizer = VisionTokenizer.from_pretrained(folder)
             check_tokenizer(tokenizer, config.model.vision, folder)
             bits = tokenizer.config.bits
+            if bits in self.by_bits:
+                raise UserError(f"{folder}: tokenizer.vision names two tokenizers of {bits} bits: leave one out")
             self.by_bits[bits] = tokenizer
-            self.folders[bits] = run_dir / FOLDER / f"{bits:03d}_bits"
+            self.folders[bits] = run_dir / FOLDER / folder_name(bits)
             if not copies:
                 tokenizer.save_pretrained(self.folders[bits])
         for i, stage in enumerate(config.stages):
@@ -56,6 +64,10 @@ class VisionTokenizers:
                 f"{where}: was trained with other vision tokenizers than {self.folders[self.most_bits].parent}: "
                 "restore that folder, or start a new run"
             )
+
+
+def folder_name(bits: int) -> str:
+    return f"{bits:03d}_bits"
 
 
 def check_tokenizer(tokenizer: VisionTokenizer, vision: VisionConfig, folder: Path) -> None:

@@ -205,3 +205,11 @@ def test_encoder_takes_the_tokenizers_weights():
     layer.load_cnn(other.cnn.state_dict())
     for name, value in weights(other.cnn).items():
         assert np.array_equal(weights(layer.cnn)[name], value)
+
+
+def test_pictures_are_taken_in_the_dtype_of_the_weights():
+    layer = understanding()
+    for linear in layer.sublayers():
+        if isinstance(linear, paddle.nn.Linear):
+            linear.to(dtype="float64")
+    assert layer(paddle.to_tensor(pixels(1, 1, 8, 8))).dtype == paddle.float64

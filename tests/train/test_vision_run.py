@@ -1,6 +1,7 @@
 """Training with pictures and films: what a run leaves, and the switch from few bits to many (report §2.2.1)."""
 
 import json
+import shutil
 
 import pytest
 
@@ -73,5 +74,32 @@ def test_tokenizer_that_does_not_fit_is_refused(tmp_path, override, message):
 
 
 def test_bits_are_those_of_the_last_switch_or_the_most(tmp_path):
-    stage = vision_config(tmp_path, "stages.0.vision.switches=[{step: 2, bits: 4}, {step: 5, bits: 6}]").stages[0]
-    assert [vision_bits(stage, step, most_bits=8) for step in (0, 2, 4, 5, 9)] == [8, 4, 4, 6, 6]
+    plain = vision_config(tmp_path).stages[0]
+    stage = vision_config(tmp_path, "stages.0.vision.switches=[{step: 0, bits: 4}, {step: 5, bits: 6}]").stages[0]
+    assert [vision_bits(stage, step, most_bits=8) for step in (0, 4, 5, 9)] == [4, 4, 6, 6]
+    assert vision_bits(plain, 3, most_bits=8) == 8
+
+
+def test_first_switch_stands_at_the_beginning(tmp_path):
+    with pytest.raises(UserError, match="begin with 0"):
+        vision_config(tmp_path, "stages.0.vision.switches=[{step: 2, bits: 4}]")
+
+
+def test_tokenizers_of_a_run_that_never_saved_are_not_taken_for_this_ones(tmp_path):
+    run(vision_config(tmp_path, "train.max_steps=1"), "", show)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    four = f"tokenizer.vision=[{tmp_path / 'tokenizer_4'}]"
+    run(vision_config(tmp_path, four, "train.max_steps=3"), "", show)
+    run(vision_config(tmp_path, four), "auto", show)
+    assert [path.name for path in (tmp_path / "run" / "vision_tokenizers").iterdir()] == ["004_bits"]
+
+
+def test_two_tokenizers_of_the_same_bits_are_refused(tmp_path):
+    with pytest.raises(UserError, match="two tokenizers of 4 bits"):
+        run(vision_config(tmp_path, f"tokenizer.vision=[{tmp_path}/tokenizer_4, {tmp_path}/tokenizer_4]"), "", show)
+
+
+def test_prompt_whose_medium_cannot_be_read_is_refused_before_the_first_step(tmp_path):
+    prompt = "generation.visual_prompts=[{text: a, image: nothere.png}]"
+    with pytest.raises(UserError, match="generation.visual_prompts.0: .*nothere.png"):
+        run(vision_config(tmp_path, prompt), "", show)
