@@ -8,7 +8,7 @@ import argparse
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ernie5.config.schema import SourceConfig, VisionDataConfig
+from ernie5.config.schema import SourceConfig
 from ernie5.errors import UserError, exit_cleanly
 
 SHOWN = 20  # malformed lines, and media that cannot be read, that are quoted
@@ -43,9 +43,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+MAX_FRAMES = 64  # of a film, where no model says how many it takes
+
+
 def main() -> None:
     arguments = parse_arguments()
-    sources, vision, skips = sources_of(arguments)
+    sources, max_frames, skips = sources_of(arguments)
     tokenizer = None
     if arguments.tokenizer:
         from ernie5.tokenizers.text import TextTokenizer
@@ -53,7 +56,7 @@ def main() -> None:
         tokenizer = TextTokenizer.from_pretrained(arguments.tokenizer)
     bad, bad_media = [], []
     for source in sources:
-        findings = examine(source, tokenizer, vision)
+        findings = examine(source, tokenizer, max_frames)
         report(source, findings, "tokens" if tokenizer else "characters")
         bad += findings.bad
         bad_media += findings.bad_media
@@ -63,21 +66,23 @@ def main() -> None:
         raise UserError(f"{bad_media[0]} ({len(bad_media)} such in all; a run stops at them)")
 
 
-def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], VisionDataConfig, bool]:
-    """The sources to read, how their media are, and whether a run would leave malformed lines out."""
+def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], int, bool]:
+    """The sources to read, how many frames a film may have, and whether a run would leave malformed lines out."""
     if bool(arguments.path) == bool(arguments.config):
         raise UserError("name either a path or a run file with -c")
     if arguments.path:
         path, separator = arguments.path, arguments.separator
         source = SourceConfig(name=path, path=path, format=arguments.format, document_separator=separator)
-        return [source], VisionDataConfig(), False
+        return [source], MAX_FRAMES, False
     from ernie5.config.load import load_config
 
-    data = load_config(arguments.config, arguments.opt).data
-    return [*data.train, *data.validation], data.vision, data.bad_line == "skip"
+    config = load_config(arguments.config, arguments.opt)
+    data, vision = config.data, config.model.vision
+    max_frames = vision.max_frames if vision else MAX_FRAMES
+    return [*data.train, *data.validation], max_frames, data.bad_line == "skip"
 
 
-def examine(source: SourceConfig, tokenizer, vision: VisionDataConfig) -> Findings:
+def examine(source: SourceConfig, tokenizer, max_frames: int) -> Findings:
     from tqdm import tqdm
 
     from ernie5.data.manifest import BadLine
@@ -93,7 +98,7 @@ def examine(source: SourceConfig, tokenizer, vision: VisionDataConfig) -> Findin
             continue
         kinds = [type(segment).__name__.lower() for segment in sample.all_segments()]
         found.segments.update(kinds)
-        look_at_media(sample, found, vision)
+        look_at_media(sample, found, max_frames)
         texts = [segment.text for segment in sample.all_segments() if hasattr(segment, "text")]
         size = sum(map(len, texts))
         found.characters += size
@@ -106,7 +111,7 @@ def examine(source: SourceConfig, tokenizer, vision: VisionDataConfig) -> Findin
     return found
 
 
-def look_at_media(sample, found: Findings, vision: VisionDataConfig) -> None:
+def look_at_media(sample, found: Findings, max_frames: int) -> None:
     """Decodes the sample's pictures and films, each file once, since only that finds one that was cut off."""
     from ernie5.data.media import read_image, read_video
     from ernie5.data.sample import Image, Video
@@ -120,7 +125,7 @@ def look_at_media(sample, found: Findings, vision: VisionDataConfig) -> None:
                 if isinstance(medium, Image):
                     found.media[key] = read_image(medium.source).shape
                 else:
-                    found.media[key] = read_video(medium.source, medium.fps, vision.max_frames).shape
+                    found.media[key] = read_video(medium.source, medium.fps, max_frames).shape
             except UserError as error:
                 found.media[key] = str(error)
         if isinstance(found.media[key], str):

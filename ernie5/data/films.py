@@ -67,7 +67,7 @@ def _sample(path: str, shown: Iterable[_Shown], fps: float, max_frames: int) -> 
         if due > max_frames:
             raise UserError(
                 f"{path}: has more than {max_frames} frames at {fps:g} a second (it lasts beyond "
-                f"{max_frames / fps:g} s): look at fewer a second (fps), cut the film, or raise data.vision.max_frames"
+                f"{max_frames / fps:g} s): look at fewer a second (fps), cut the film, or raise model.vision.max_frames"
             )
         if due > len(frames):
             frames += [pixels()] * (due - len(frames))

@@ -49,7 +49,7 @@ def native_size(height: int, width: int, multiple: int, max_pixels: int) -> tupl
     """The size (height, width) that `fit_native` gives. Raises UserError if no square of `multiple` fits the limit."""
     if max_pixels < multiple**2:
         raise UserError(
-            f"data.vision.max_understanding_pixels is {max_pixels}: one token takes {multiple} x {multiple} pixels, "
+            f"model.vision.max_understanding_pixels is {max_pixels}: one token takes {multiple} x {multiple} pixels, "
             f"give at least {multiple**2}"
         )
     cells = [max(round(side / multiple), 1) for side in (height, width)]

@@ -125,7 +125,7 @@ def test_first_frame_is_there_at_any_rate(tmp_path):
 def test_too_many_frames_are_refused_before_they_are_kept(tmp_path):
     path = write_film(tmp_path / "a.mp4")
     text = refusal(path, max_frames=5)
-    assert "more than 5 frames at 10 a second" in text and "data.vision.max_frames" in text
+    assert "more than 5 frames at 10 a second" in text and "model.vision.max_frames" in text
     assert len(read_video(str(path), 10, 6)) == 6
 
 

@@ -109,7 +109,7 @@ def test_media_that_cannot_be_read_are_listed_by_line_and_exit_with_2(media):
 
 def test_film_longer_than_the_run_allows_is_listed(media):
     manifest = write_media_manifest(media, "a.gif")
-    settings = (f"data.train.0.path={manifest}", "data.vision.max_frames=5")
-    result = check("-c", "configs/run/tiny.yaml", *(part for setting in settings for part in ("-o", setting)))
+    settings = (f"data.train.0.path={manifest}", "model.vision.max_frames=5")
+    result = check("-c", "configs/run/digits.yaml", *(part for setting in settings for part in ("-o", setting)))
     assert result.returncode == 2
     assert "more than 5 frames at 4 a second" in result.stderr
