@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 520, 232  # of a chart, in SVG units
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26  # room for tick labels
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 26  # room for tick labels
 MAX_POINTS = 400  # of a line: more than a screen shows
 OUTLIER_FACTOR = 3.0  # a maximum beyond this many times the 99th percentile is cut off, so that one spike hides nothing
 
