@@ -207,7 +207,7 @@ def describe_visual(row: "UnifiedSequence", medium: "VisualMedium", place: int) 
         label = "picture" if num_frames == 1 else f"frames {first}–{last}" if last > first else f"frame {first}"
         return "", label, "understood"
     scale = generation_layout(num_frames, medium.scales, 1).scale_ids[place - medium.start]
-    group = f"scale {scale}" if scale < len(medium.scales) else "S_S"
+    group = f"scale {scale}" if scale else "S_S"
     return f"frame {time}" if num_frames > 1 else "picture", group, f"generated, {group}"
 
 

@@ -109,7 +109,8 @@ def test_media_that_cannot_be_read_are_listed_by_line_and_exit_with_2(media):
 
 def test_film_longer_than_the_run_allows_is_listed(media):
     manifest = write_media_manifest(media, "a.gif")
-    settings = (f"data.train.0.path={manifest}", "model.vision.max_frames=5")
+    paths = (f"data.{part}.0.path={manifest}" for part in ("train", "validation"))
+    settings = (*paths, "model.vision.max_frames=5")
     result = check("-c", "configs/run/digits.yaml", *(part for setting in settings for part in ("-o", setting)))
     assert result.returncode == 2
     assert "more than 5 frames at 4 a second" in result.stderr
