@@ -123,7 +123,7 @@ def check_output(arguments: argparse.Namespace) -> None:
     if arguments.output:
         from ernie5.inference.media_files import check_name
 
-        check_name(arguments.output, num_frames=(arguments.num_frames or 2) if arguments.draw == "video" else 1)
+        check_name(arguments.output, (arguments.num_frames or 2) if arguments.draw == "video" else 1, arguments.fps)
 
 
 def draw_one(arguments: argparse.Namespace, model, tokenizer, subnet) -> None:

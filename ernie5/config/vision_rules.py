@@ -1,5 +1,7 @@
 """The rules of the vision sections, as in `rules.py`."""
 
+from collections.abc import Sequence
+
 from ernie5.config.ranges import joined, negative, not_a_share, not_positive, outside, prefixed
 from ernie5.config.schema import (
     Config,
@@ -73,8 +75,17 @@ def resolutions_fit_their_scales(model: ModelConfig) -> str | None:
         return None
     if not model.vision.resolutions:
         return "model.vision.resolutions is empty: give at least one size with its scales"
-    found = (resolution_fault(resolution, model.vision.encoder.stride) for resolution in model.vision.resolutions)
-    return joined(*(f"model.vision.resolutions.{i}.{fault}" for i, fault in enumerate(found) if fault))
+    return prefixed("model.vision", [resolutions_fault(model.vision.resolutions, model.vision.encoder.stride)])
+
+
+def resolutions_fault(resolutions: Sequence[ResolutionConfig], stride: int) -> str | None:
+    """What is wrong with a table of sizes under an encoder of this stride, or None."""
+    found = [resolution_fault(resolution, stride) for resolution in resolutions]
+    sizes = [(resolution.height, resolution.width) for resolution in resolutions]
+    for i, (height, width) in enumerate(sizes):
+        if (height, width) in sizes[:i]:
+            found[i] = f"height and width are {height} and {width} a second time: give every size one list of scales"
+    return joined(*(f"resolutions.{i}.{fault}" for i, fault in enumerate(found) if fault))
 
 
 def resolution_fault(resolution: ResolutionConfig, stride: int) -> str | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ernie5.config.ranges import joined, negative, not_a_share, not_positive, prefixed
 from ernie5.config.schema import ResolutionConfig, VisionEncoderConfig
-from ernie5.config.vision_rules import encoder_fault, resolution_fault
+from ernie5.config.vision_rules import encoder_fault, resolutions_fault
 from ernie5.errors import UserError
 
 
@@ -124,9 +124,7 @@ def _faults(config: VisionTokenizerConfig) -> Iterator[str]:
     yield from filter(None, [prefixed("encoder", [encoder_fault(encoder)]), not_positive(bits=config.bits)])
     if not config.resolutions:
         yield "resolutions is empty: give at least one size with its scales"
-    for i, resolution in enumerate(config.resolutions):
-        if fault := resolution_fault(resolution, encoder.stride):
-            yield f"resolutions.{i}.{fault}"
+    yield from filter(None, [resolutions_fault(config.resolutions, encoder.stride)])
 
 
 def _train_faults(config: VisionTokenizerRunConfig) -> Iterator[str]:

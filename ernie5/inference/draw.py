@@ -15,9 +15,10 @@ from ernie5.modality.visual_layout import Scales, generation_layout
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
 from ernie5.tokenizers.text import TextTokenizer
-from ernie5.tokenizers.vision.residual import next_input
+from ernie5.tokenizers.vision.causal_conv import Stream
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
+DECODED_FRAMES = 16  # latent frames of a film that become pixels at once: the memory of a long film is that of a piece
 # (log-odds of 1, float32 [rows, cells, bits]; number of the scale) -> the bits, 0 or 1, float32 of the same shape
 Pick = Callable[[np.ndarray, int], np.ndarray]
 
@@ -88,7 +89,7 @@ class Drawing:
                 logits = decoding.model.vision_generation.logits(hidden)[..., :bits]
                 chosen = paddle.to_tensor(pick(logits.astype("float32").numpy(), k))
                 latent = self.tokenizer.accumulate(latent, chosen.reshape([-1, *scale, bits]), k, self.scales)
-                inputs = next_input(latent, k + 1, self.scales)
+                inputs = self.tokenizer.next_input(latent, k + 1, self.scales)
             frames.append(latent)
         self._sum = inputs
         return paddle.stack(frames, axis=1)
@@ -125,6 +126,9 @@ def count_latent_frames(num_frames: int, tokenizer: VisionTokenizer) -> int:
 
 @paddle.no_grad()
 def to_pixels(tokenizer: VisionTokenizer, latents: paddle.Tensor) -> np.ndarray:
-    """Drawn latents [media, latent frames, h, w, bits] -> uint8 [media, frames, height, width, 3]."""
-    pixels = tokenizer.decode(latents).astype("float32").numpy()
-    return np.rint((pixels + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    """Drawn latents [media, latent frames, h, w, bits] -> uint8 [media, frames, height, width, 3], in pieces."""
+    pieces = range(0, latents.shape[1], DECODED_FRAMES)
+    stream = Stream() if len(pieces) > 1 else None
+    decoded = (tokenizer.decode(latents[:, start : start + DECODED_FRAMES], stream) for start in pieces)
+    pixels = (piece.astype("float32").numpy() for piece in decoded)
+    return np.concatenate([np.rint((p + 1) * 127.5).clip(0, 255).astype(np.uint8) for p in pixels], axis=1)

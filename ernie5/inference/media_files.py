@@ -25,23 +25,29 @@ _MPEG4 = ("mpeg4", {"qmin": "1", "qmax": "3"})  # in every build of FFmpeg
 def save_media(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """Writes a film, or a picture as a film of one frame, in the format that the name's ending says.
 
-    Raises UserError for another ending, and for a .png of several frames.
+    Raises UserError as `check_name` does.
     """
-    ending = check_name(path, len(frames))
+    ending = check_name(path, len(frames), fps)
     if ending == ".png":
         save_png(path, frames[0])
     else:
         {".gif": save_gif, ".mp4": save_mp4, ".webp": save_webp}[ending](path, frames, fps)
 
 
-def check_name(path: str | Path, num_frames: int) -> str:
-    """The ending of a name, in lower case. Raises UserError if it names no format for so many frames."""
+def check_name(path: str | Path, num_frames: int, fps: float) -> str:
+    """The ending of a name, in lower case. Raises UserError if it names no format for so many frames at this rate."""
     ending = Path(path).suffix.lower()
     if ending not in (".png", ".gif", ".mp4", ".webp"):
         found = f'the ending "{ending}"' if ending else "a name without an ending"
         raise UserError(f"{path}: {found} names no format: use .png, .gif, .mp4 or .webp")
     if ending == ".png" and num_frames != 1:
         raise UserError(f"{path}: a .png holds one picture, not {num_frames} frames: name a .gif, .mp4 or .webp")
+    if num_frames > 1:
+        _check_rate(path, fps)
+    if ending == ".gif" and num_frames > 1 and fps > _GIF_FPS:
+        raise UserError(
+            f"{path}: a GIF shows at most {_GIF_FPS} frames a second, not {fps:g}: lower fps or name a .mp4"
+        )
     return ending
 
 
@@ -51,17 +57,13 @@ def save_png(path: str | Path, frame: np.ndarray) -> None:
         Image.fromarray(frame).save(temporary, format="PNG")
 
 
-def save_gif(path: str | Path, frames: np.ndarray, fps: float, scale: int = 1) -> None:
-    """Writes an endless GIF of at most 256 colours a frame, its pixels `scale` times as large.
+def save_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
+    """Writes an endless GIF of at most 256 colours a frame.
 
-    Frame i begins at i / fps seconds, rounded to the format's hundredths. Raises UserError above 50 frames a second.
+    Frame i begins at i / fps seconds, rounded to the format's hundredths, of which most viewers need two.
     """
-    if fps > _GIF_FPS:
-        raise UserError(
-            f"{path}: a GIF shows at most {_GIF_FPS} frames a second, not {fps:g}: lower fps or name a .mp4"
-        )
     delays = 10 * np.diff(_times(path, len(frames), fps, ticks=100))
-    pictures = [Image.fromarray(frame) for frame in enlarge(frames, scale)]
+    pictures = [Image.fromarray(frame) for frame in frames]
     with _replacing(path) as temporary:
         pictures[0].save(
             temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=delays.tolist(), loop=0
@@ -113,6 +115,14 @@ def save_mp4(path: str | Path, frames: np.ndarray, fps: float) -> None:
 def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
     """Every pixel of [..., height, width, 3] as a square of `factor` x `factor`."""
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def shrink(frames: np.ndarray, side: int) -> np.ndarray:
+    """[frames, height, width, 3] with a longer side of `side` pixels."""
+    factor = side / max(frames.shape[1:3])
+    height, width = (max(1, round(n * factor)) for n in frames.shape[1:3])
+    resized = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
+    return np.stack([np.asarray(picture) for picture in resized])
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], columns: int, pad: int = 2) -> np.ndarray:

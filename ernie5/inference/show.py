@@ -9,7 +9,7 @@ from ernie5.data.media import read_image, read_video
 from ernie5.data.sample import Image, Segment, Text, Video
 from ernie5.inference.complete import complete
 from ernie5.inference.draw import draw
-from ernie5.inference.media_files import enlarge, save_media
+from ernie5.inference.media_files import enlarge, save_media, shrink
 from ernie5.inference.prompt import answer
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.tokenizers.text import TextTokenizer
@@ -17,6 +17,7 @@ from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from ernie5.train.trainer import Shown
 
 SHOWN_SIDE = 128  # pixels that the longer side of a small drawing is enlarged to
+MAX_SHOWN_SIDE = 512  # pixels that the longer side of a large photograph is shrunk to
 
 
 def show(
@@ -72,9 +73,14 @@ def _copy_seen(prompt: VisualPromptConfig, max_frames: int, run_dir: Path, name:
 
 
 def _save(frames: np.ndarray, fps: float, run_dir: Path, name: str) -> str:
-    """Enlarged to be looked at; the file's name."""
+    """Of a size to be looked at; the file's name."""
     file = f"{name}.{'gif' if len(frames) > 1 else 'png'}"
-    save_media(run_dir / file, enlarge(frames, max(1, SHOWN_SIDE // max(frames.shape[1:3]))), fps)
+    longest = max(frames.shape[1:3])
+    if longest > MAX_SHOWN_SIDE:
+        frames = shrink(frames, MAX_SHOWN_SIDE)
+    else:
+        frames = enlarge(frames, max(1, SHOWN_SIDE // longest))
+    save_media(run_dir / file, frames, fps)
     return file
 
 

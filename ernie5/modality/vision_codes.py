@@ -26,7 +26,7 @@ class Understood(NamedTuple):
 class Generated(NamedTuple):
     """The visual tokens that are generated, of all media of a batch. `bits` is the tokenizer's."""
 
-    inputs: paddle.Tensor  # float32 [n, bits]: the scales before, summed and resized, that a token reads
+    inputs: paddle.Tensor  # float32 [n, bits]: the scales before, summed and resized, that a token reads, +-1 a bit
     scale_ids: np.ndarray  # int64 [n]: the scale whose place it takes
     places: np.ndarray  # int64 [n]: in the flattened batch
     targets: paddle.Tensor  # float32 [n, bits], 0 or 1

@@ -26,10 +26,9 @@ class VisionGeneration(nn.Layer):
         self.bit_head = linear(hidden_size, self.max_bits, initializer_range, bias=True)
 
     def embed(self, inputs: paddle.Tensor, scale_ids: paddle.Tensor | np.ndarray) -> paddle.Tensor:
-        """inputs float32 [..., bits], scale_ids int64 [...] (see `VisualLayout`) -> [..., hidden]."""
+        """inputs float32 [..., bits] in units of a bit, scale_ids int64 [...] (see `VisualLayout`) -> [..., hidden]."""
         weight = self.bit_embedding.weight[: inputs.shape[-1]]
-        # codes are small (of norm 1, each bit 1 / sqrt(bits)): scaled, a bit counts as much as a word's dimension does
-        embedded = paddle.matmul(inputs * inputs.shape[-1] ** 0.5, weight.astype(inputs.dtype))
+        embedded = paddle.matmul(inputs, weight.astype(inputs.dtype))
         return embedded.astype(weight.dtype) + self.scale_embedding(paddle.to_tensor(scale_ids))
 
     def logits(self, hidden_states: paddle.Tensor) -> paddle.Tensor:

@@ -30,9 +30,11 @@ class VisionUnderstanding(nn.Layer):
         self.merger = PatchMerger(channels, config.vit.hidden_size, config.merger_heads, hidden_size, initializer_range)
 
     def load_cnn(self, weights: dict[str, paddle.Tensor]) -> None:
-        """Takes the weights of a trained tokenizer's encoder, its `state_dict`."""
-        if self.cnn is not None:
-            self.cnn.set_state_dict(weights)
+        """Takes the weights of a trained tokenizer's encoder of the same configuration, its `state_dict`."""
+        if self.cnn is None:
+            return
+        for name, parameter in self.cnn.state_dict(keep_vars=True).items():  # set_state_dict only warns of a misfit
+            parameter.set_value(weights[name])
 
     def forward(self, pixels: paddle.Tensor) -> paddle.Tensor:
         cnn = vit = None

@@ -99,9 +99,11 @@ class CheckpointStore:
         tokenizer_dir: Path | None = None,
         tokenizer_digest: str = "",
         score: float | None = None,
+        measure: str = "",
     ) -> Path:
         """Writes one checkpoint and returns its folder. The lowest `score` so far (validation loss) is the best.
 
+        Scores of another `measure` than the best one's cannot be compared with it: the first of them takes its place.
         `state` is JSON-able, without NaN. A checkpoint of the same step is replaced. On an error the temporary folder
         goes and the error goes on: the checkpoints that were there stay.
         """
@@ -124,8 +126,8 @@ class CheckpointStore:
         except BaseException:
             _remove(temporary)
             raise
-        if score is not None and not math.isnan(score) and score < self._best_score():
-            _replace_json(self.root / BEST, {"step": step, "score": score})
+        if score is not None and not math.isnan(score) and score < self._best_score(measure):
+            _replace_json(self.root / BEST, {"step": step, "score": score, "measure": measure})
         self._retain()
         return final
 
@@ -157,8 +159,9 @@ class CheckpointStore:
         path = self.root / folder_name(step) if isinstance(step, int) else None
         return path if path and path.is_dir() else None
 
-    def _best_score(self) -> float:
-        return _read_best(self.root).get("score", math.inf) if self.best() else math.inf
+    def _best_score(self, measure: str) -> float:
+        best = _read_best(self.root)
+        return best["score"] if self.best() and best["measure"] == measure else math.inf
 
     def _next_serial(self) -> int:
         return 1 + max((_serial(path) for path in self.newest_first()), default=0)
@@ -238,7 +241,7 @@ def _serial(path: Path) -> int:
 def _read_best(root: Path) -> dict[str, Any]:
     try:
         best = json.loads((root / BEST).read_text(encoding="utf-8"))
-        return {"step": int(best["step"]), "score": float(best["score"])}
+        return {"step": int(best["step"]), "score": float(best["score"]), "measure": str(best.get("measure", ""))}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError):

@@ -31,8 +31,8 @@ class Score(NamedTuple):
 
     @property
     def rank(self) -> float:
-        """What checkpoints are compared by, lower is better."""
-        return (self.bits_per_byte or 0.0) + (self.loss_vision or 0.0)
+        """What checkpoints of one tokenizer are compared by, lower is better: nats a token and nats a visual bit."""
+        return self.loss + (self.loss_vision or 0.0)
 
 
 def evaluate_members(

@@ -107,6 +107,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
                 tokenizer_dir=tokenizer_dir,
                 tokenizer_digest=tokenizer.digest,
                 score=score,
+                measure=f"{state.vision_bits} visual bits" if vision else "",
             )
 
         def show_samples(step: int, vision_bits: int) -> list[Shown]:

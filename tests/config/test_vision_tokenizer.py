@@ -44,6 +44,10 @@ def test_the_digit_tokenizer_is_the_one_that_the_digit_model_reads():
             "must not exceed the stride in space, 2",
         ),
         (
+            {"resolutions": (*GOOD.resolutions, ResolutionConfig(height=4, width=4, scales=((1, 1), (1, 2), (2, 2))))},
+            "resolutions.1.height and width are 4 and 4 a second time",
+        ),
+        (
             {"resolutions": (ResolutionConfig(height=4, width=4, scales=((1, 1), (2, 1))),)},
             r"resolutions.0.scales must begin with \[1, 1\] and end with \[2, 2\]",
         ),

@@ -13,7 +13,7 @@ from ernie5.data.sequence import encode_sample
 from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
 from ernie5.inference.decoding import Decoding
-from ernie5.inference.draw import Drawing, count_latent_frames, draw, picker
+from ernie5.inference.draw import Drawing, count_latent_frames, draw, picker, to_pixels
 from ernie5.inference.prompt import read_prompts
 from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import make_batch
@@ -94,7 +94,7 @@ def inputs_from_bits(bits, scales):
     for frame in bits.reshape([-1, sum(cells), bits.shape[-1]]):
         total = np.zeros([*scales[-1], bits.shape[-1]])
         for k, part in enumerate(np.split(frame, np.cumsum(cells)[:-1])):
-            total = total + resized((2 * part - 1).reshape([*scales[k], -1]) / np.sqrt(bits.shape[-1]), scales[-1])
+            total = total + resized((2 * part - 1).reshape([*scales[k], -1]), scales[-1])
             inputs.append(resized(total, scales[(k + 1) % len(scales)]).reshape([-1, bits.shape[-1]]))
     return np.concatenate(inputs).astype(np.float32)
 
@@ -211,6 +211,16 @@ def test_drawing_has_the_size_and_the_frames_asked_for(tiny_model_config, resolu
     frames = draw(model, TEXT, vision_tokenizer(temporal_stride=2), [[], []], resolution, num_frames, CHANCE)
     shape = (num_frames, resolution.height, resolution.width, 3)
     assert [(medium.shape, medium.dtype) for medium in frames] == [(shape, np.uint8)] * 2
+
+
+def test_long_film_is_decoded_in_pieces_as_at_once(monkeypatch):
+    tokenizer = vision_tokenizer(temporal_stride=2)
+    latents = paddle.randn([2, 7, 4, 4, tokenizer.config.bits])
+    whole = to_pixels(tokenizer, latents)
+    monkeypatch.setattr("ernie5.inference.draw.DECODED_FRAMES", 3)
+    pieces = to_pixels(tokenizer, latents)
+    assert pieces.shape == whole.shape == (2, 13, 8, 8, 3) and whole.std() > 1
+    assert np.abs(pieces.astype(int) - whole).max() <= 1  # a rounding of the last float32 bit
 
 
 def test_number_of_frames_that_the_tokenizer_does_not_make_is_refused_with_one_that_it_makes():

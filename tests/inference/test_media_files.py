@@ -8,7 +8,7 @@ import pytest
 from ernie5.data.media import read_image, read_video
 from ernie5.errors import UserError
 from ernie5.inference import media_files
-from ernie5.inference.media_files import contact_sheet, enlarge, save_gif, save_media, save_mp4, save_png
+from ernie5.inference.media_files import contact_sheet, enlarge, save_media, save_mp4, save_png, shrink
 
 COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0], [20, 40, 60]], dtype=np.uint8)
 
@@ -44,9 +44,17 @@ def test_film_that_stands_still_keeps_its_length(tmp_path, ending):
     assert len(read_video(str(tmp_path / f"a.{ending}"), 4, 64)) == 6
 
 
-def test_gif_is_enlarged(tmp_path):
-    save_gif(tmp_path / "a.gif", film(), 4, scale=3)
+def test_enlarged_film_comes_back_from_a_gif(tmp_path):
+    save_media(tmp_path / "a.gif", enlarge(film(), 3), 4)
     np.testing.assert_array_equal(read_video(str(tmp_path / "a.gif"), 4, 64), enlarge(film(), 3))
+
+
+def test_large_film_is_shrunk_to_the_side_asked_for():
+    wide = np.zeros([2, 30, 120, 3], np.uint8)
+    wide[:, :, :60] = 200
+    small = shrink(wide, 40)
+    assert small.shape == (2, 10, 40, 3)
+    np.testing.assert_array_equal(small[:, :, [0, -1]].mean((0, 1, 3)), [200, 0])
 
 
 def test_odd_sides_of_an_mp4_are_padded(tmp_path):

@@ -60,7 +60,7 @@ def walk(tokenizer, medium):
             residual = resized(frame - total, (height, width))
             bits = (residual >= 0).astype(np.float32)
             if k > 0:
-                before = resized(total, (height, width)).reshape(-1, BITS)
+                before = resized(total, (height, width)).reshape(-1, BITS) * BITS**0.5
                 for i, row in enumerate(before):
                     reads[place + 1 + i] = row
                 places = place + 1 + np.arange(height * width)
@@ -70,7 +70,7 @@ def walk(tokenizer, medium):
             place = places[-1]
             total = total + resized((2 * bits - 1) * BITS**-0.5, medium.scales[-1])
         place += 1
-        reads[place] = resized(total, (1, 1)).reshape(BITS)
+        reads[place] = resized(total, (1, 1)).reshape(BITS) * BITS**0.5
     return reads, predicts
 
 

@@ -93,6 +93,7 @@ def test_answer_reads_media_wherever_they_are_named(model_dir, tmp_path):
     "arguments, message",
     [
         (["--draw", "image", "--output", "a.jpg"], 'a.jpg: the ending ".jpg" names no format'),
+        (["--draw", "video", "--output", "a.gif", "--fps", "60"], "a.gif: a GIF shows at most 50 frames a second"),
         (["--draw", "video", "--output", "a.png"], "a.png: a .png holds one picture"),
         (["--draw", "image"], "--draw image needs --output"),
         (["--draw", "image", "--output", "a.png", "--size", "9x9"], "--size 9x9: this model draws 8x8, 16x8"),

@@ -147,6 +147,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert saved_steps(tmp_path) == [50, 60]
 
 
+def test_a_score_of_another_measure_is_not_compared_with_the_best(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    for step, score, measure in ((10, 0.1, "4 bits"), (20, 0.5, "8 bits"), (30, 0.6, "8 bits")):
+        store.save(**parts(step), score=score, measure=measure)
+    assert store.best().name == "step_00000020"
+
+
 def test_after_a_resume_from_an_earlier_step_the_new_branch_is_the_newest(tmp_path):
     store = CheckpointStore(tmp_path, keep=2)
     for step in (50, 100):

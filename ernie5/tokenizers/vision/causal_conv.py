@@ -30,7 +30,7 @@ class CausalConv(nn.Layer):
 
     The weight is [out, in, kt, k, k], the present last. Frame t is sum over d of W[kt - 1 - d] * x[t - d]: all kt
     products of a frame are one 2D convolution with kt * out channels, whose results are then shifted and added. On a
-    CPU that takes half the time of Paddle's conv3d (docs/benchmarks/vision_tokenizer_2026-11-23.md).
+    CPU conv3d takes 1.4 to 1.8 times as long (docs/benchmarks/vision_tokenizer_2026-11-23.md).
     """
 
     def __init__(

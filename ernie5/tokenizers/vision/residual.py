@@ -26,6 +26,7 @@ class ResidualCodes(NamedTuple):
     bits: list[paddle.Tensor]  # [k] float32 0/1 [N, h_k, w_k, d]: of the residual that scale k sees, before its flips
     # [i], i < K - 1: float32 [N, h_(i+1), w_(i+1), d], the sum of scales 0..i at the size of scale i + 1, from which
     # that one is predicted. [K - 1]: the sum of all at the size of scale 0 (S_S of report Figure 2). Flips are in them.
+    # In units of a code's entry: +-1 where one scale alone has spoken.
     inputs: list[paddle.Tensor]
     latent: paddle.Tensor  # float32 [N, H, W, d]: the sum of all scales; its gradient goes to the latents unchanged
     residuals: list[paddle.Tensor]  # [k] float32 [N, h_k, w_k, d]: what scale k quantised; for the quantiser's losses
@@ -48,7 +49,7 @@ def residual_quantize(
         bits.append(quantizer.bits(residuals[k]))
         sent = bits[k] if flips is None else (bits[k] - flips[k].astype("float32")).abs()
         total = accumulate(total, sent, k, scales, quantizer)
-        inputs.append(next_input(total, k + 1, scales))
+        inputs.append(next_input(total, k + 1, scales, quantizer))
     return ResidualCodes(bits, inputs, straight_through(total, latents), residuals)
 
 
@@ -63,9 +64,12 @@ def accumulate(
     return latent + resize(quantizer.codes(bits_k.astype("float32")), scales[-1])
 
 
-def next_input(latent: paddle.Tensor, k: int, scales: Scales) -> paddle.Tensor:
-    """What is read when latent [N, H, W, d] holds scales 0..k-1: it at the size of scale k, or if k = K, of scale 0."""
-    return resize(latent, scales[k % len(scales)])
+def next_input(latent: paddle.Tensor, k: int, scales: Scales, quantizer: Quantizer) -> paddle.Tensor:
+    """What is read when latent [N, H, W, d] holds scales 0..k-1: it at the size of scale k, or if k = K, of scale 0.
+
+    In units of a code's entry, so that a bit weighs the same whatever the quantiser and the number of bits.
+    """
+    return resize(latent, scales[k % len(scales)]) / quantizer.magnitude
 
 
 def _check(latents: paddle.Tensor, scales: Scales) -> None:

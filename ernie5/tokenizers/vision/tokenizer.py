@@ -57,6 +57,10 @@ class VisionTokenizer(nn.Layer):
         """latent [N, h, w, bits], the sum of the scales before k, with the 0/1 bits [N, h_k, w_k, bits] of k added."""
         return residual.accumulate(latent, bits, k, scales, self.quantizer)
 
+    def next_input(self, latent: paddle.Tensor, k: int, scales: Scales) -> paddle.Tensor:
+        """What the model reads to predict scale k, from the sum [N, h, w, bits] of those before (see `residual`)."""
+        return residual.next_input(latent, k, scales, self.quantizer)
+
     def decode(self, latents: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
         """Summed scales [batch, latent frames, h, w, bits] -> pixels [batch, frames, height, width, 3] in [-1, 1]."""
         return self.decoder(latents, stream).clip(-1, 1)

@@ -48,7 +48,7 @@ def by_loops(latents, scales, kind, flips):
         sent = bits[k] ^ flips[k].astype(bool)
         total = total + bilinear(bilinear(np.where(sent, magnitude, -magnitude), height, 1), width, 2)
         h, w = scales[k + 1] if k + 1 < len(scales) else scales[0]
-        inputs.append(area(area(total, h, 1), w, 2))
+        inputs.append(area(area(total, h, 1), w, 2) / magnitude)
     return bits, inputs, total
 
 
@@ -99,7 +99,7 @@ def test_accumulating_the_same_bits_gives_the_same_latent_to_the_last_bit(scales
     latent = paddle.zeros_like(latents)
     for k, bits in enumerate(codes.bits):
         latent = accumulate(latent, bits, k, scales, quantizer)
-        np.testing.assert_array_equal(next_input(latent, k + 1, scales).numpy(), codes.inputs[k].numpy())
+        np.testing.assert_array_equal(next_input(latent, k + 1, scales, quantizer).numpy(), codes.inputs[k].numpy())
     np.testing.assert_array_equal(latent.numpy(), codes.latent.numpy())
 
 
