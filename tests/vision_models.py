@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from paddle import nn
 from PIL import Image as Picture
 
 from ernie5.config.schema import (
@@ -42,9 +43,17 @@ def vision_tokenizer(temporal_stride: int = 1, bits: int = BITS) -> VisionTokeni
     vision = vision_config(temporal_stride=temporal_stride)
     config = VisionTokenizerConfig(encoder=vision.encoder, bits=bits, resolutions=vision.resolutions)
     paddle.seed(5)
-    tokenizer = VisionTokenizer(config)
+    tokenizer = stirred(VisionTokenizer(config))
     tokenizer.eval()
     return tokenizer
+
+
+def stirred(network: nn.Layer) -> nn.Layer:
+    """The network with noise where its weights begin at zero, as those of residual branches do: every one counts."""
+    for parameter in network.parameters():
+        if not float(parameter.abs().sum()):
+            parameter.set_value(paddle.randn(parameter.shape) * 0.1)
+    return network
 
 
 def vision_model(text: ModelConfig, vision: VisionConfig) -> Ernie5ForCausalLM:

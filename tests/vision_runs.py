@@ -12,6 +12,7 @@ from ernie5.config.load import load_config
 from ernie5.config.schema import Config, ResolutionConfig, VisionEncoderConfig
 from ernie5.config.vision_tokenizer import VisionTokenizerConfig
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+from tests.vision_models import stirred
 
 ENCODER = {"channels": [4, 8], "num_res_blocks": 1, "temporal_stride": 1}
 RESOLUTION = {"height": 8, "width": 8, "scales": [[1, 1], [2, 2], [4, 4]]}
@@ -33,7 +34,7 @@ def save_tokenizer(folder: Path, bits: int, seed: int = 0) -> Path:
         bits=bits,
         resolutions=(ResolutionConfig(height=8, width=8, scales=((1, 1), (2, 2), (4, 4))),),
     )
-    return VisionTokenizer(config).save_pretrained(folder)
+    return stirred(VisionTokenizer(config)).save_pretrained(folder)
 
 
 def write_data(folder: Path, num_samples: int = 24) -> Path:

@@ -76,20 +76,22 @@ class CausalConv(nn.Layer):
 
 
 class ResBlock(nn.Layer):
-    """x + conv(silu(norm(conv(silu(norm(x)))))); the norms see one frame at a time.
+    """x + conv2(silu(conv1(silu(x)))), conv2 zero at the start (arXiv:1901.09321).
 
-    SiLU is `F.swish`: the gradient of Paddle 3.3.1's `F.silu` on CPU is NaN below -88.
+    There is no norm: over a frame it takes out brightness and contrast, which photographs are made of (docs/log.md).
+    SiLU is `F.swish`: the gradient of Paddle 3.3.1's `F.silu` on CPU is NaN below
+    -88.
     """
 
     def __init__(self, channels: int, temporal_kernel: int = TEMPORAL_KERNEL):
         super().__init__()
-        self.norm1, self.norm2 = frame_norm(channels), frame_norm(channels)
         self.conv1 = CausalConv(channels, channels, temporal_kernel=temporal_kernel)
         self.conv2 = CausalConv(channels, channels, temporal_kernel=temporal_kernel)
+        self.conv2.weight.set_value(paddle.zeros_like(self.conv2.weight))
 
     def forward(self, frames: paddle.Tensor, batch: int, stream: Stream | None = None) -> paddle.Tensor:
-        hidden = self.conv1(F.swish(self.norm1(frames)), batch, stream)
-        return frames + self.conv2(F.swish(self.norm2(hidden)), batch, stream)
+        hidden = self.conv1(F.swish(frames), batch, stream)
+        return frames + self.conv2(F.swish(hidden), batch, stream)
 
 
 class Downsample(nn.Layer):
@@ -134,11 +136,6 @@ def _first(layer: nn.Layer, stream: Stream | None) -> int:
             stream.store(layer, [])
         return 0
     return 1
-
-
-def frame_norm(channels: int) -> nn.GroupNorm:
-    """Groups of eight channels of one frame; it never sees another frame, so it is causal."""
-    return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
 
 
 def inflate(weights: dict[str, paddle.Tensor], video: nn.Layer) -> None:

@@ -11,7 +11,6 @@ from ernie5.tokenizers.vision.causal_conv import (
     ResBlock,
     Stream,
     Upsample,
-    frame_norm,
 )
 from ernie5.tokenizers.vision.encoder import from_frames, temporal_strides, to_frames
 
@@ -29,7 +28,6 @@ class VisionDecoder(nn.Layer):
             if level > 0:
                 self.ups.append(Upsample(channels[level - 1], width, strides[level - 1], temporal_kernel))
             self.blocks.append(nn.LayerList(ResBlock(width, temporal_kernel) for _ in range(config.num_res_blocks)))
-        self.norm_out = frame_norm(channels[-1])
         self.conv_out = CausalConv(channels[-1], 3, temporal_kernel=temporal_kernel)
 
     def forward(self, latents: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
@@ -41,4 +39,4 @@ class VisionDecoder(nn.Layer):
                 hidden = self.ups[level - 1](hidden, batch, stream)
             for block in blocks:
                 hidden = block(hidden, batch, stream)
-        return from_frames(self.conv_out(F.swish(self.norm_out(hidden)), batch, stream), batch)
+        return from_frames(self.conv_out(F.swish(hidden), batch, stream), batch)

@@ -11,7 +11,6 @@ from ernie5.tokenizers.vision.causal_conv import (
     Downsample,
     ResBlock,
     Stream,
-    frame_norm,
 )
 
 
@@ -33,7 +32,6 @@ class VisionEncoder(nn.Layer):
                 stride = temporal_strides(config)[level - 1]
                 self.downs.append(Downsample(channels[level - 1], width, stride, temporal_kernel))
             self.blocks.append(nn.LayerList(ResBlock(width, temporal_kernel) for _ in range(config.num_res_blocks)))
-        self.norm_out = frame_norm(channels[-1])
 
     def forward(self, pixels: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
         """pixels float32 [batch, frames, height, width, 3] in [-1, 1] -> [batch, latent frames, h, w, channels[-1]]."""
@@ -44,7 +42,7 @@ class VisionEncoder(nn.Layer):
                 hidden = self.downs[level - 1](hidden, batch, stream)
             for block in blocks:
                 hidden = block(hidden, batch, stream)
-        return from_frames(F.swish(self.norm_out(hidden)), batch)
+        return from_frames(F.swish(hidden), batch)
 
 
 def temporal_strides(config: VisionEncoderConfig) -> list[int]:

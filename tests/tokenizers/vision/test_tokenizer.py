@@ -14,6 +14,7 @@ from ernie5.config.vision_tokenizer import VisionTokenizerConfig
 from ernie5.errors import UserError
 from ernie5.tokenizers.vision.causal_conv import CausalConv, Stream
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+from tests.vision_models import stirred
 
 SCALES = ((1, 1), (2, 2))
 PAST = 0.05  # standard deviation of weights on earlier frames, so that they matter
@@ -26,7 +27,7 @@ def make(temporal_stride: int = 1) -> VisionTokenizer:
         bits=6,
         resolutions=(ResolutionConfig(height=8, width=8, scales=SCALES),),
     )
-    return VisionTokenizer(config)
+    return stirred(VisionTokenizer(config))
 
 
 def pixels(batch: int, frames: int) -> paddle.Tensor:
@@ -42,7 +43,7 @@ def test_latents_and_pixels_have_their_shapes(temporal_stride: int, frames: int,
 
 
 def test_inflated_network_on_a_picture_is_the_picture_network():
-    picture = VisionTokenizer(make().config, temporal_kernel=1)
+    picture = stirred(VisionTokenizer(make().config, temporal_kernel=1))
     video, image = picture.inflated(), pixels(2, 1)
     latents = picture.latents(image)
     np.testing.assert_array_equal(video.latents(image).numpy(), latents.numpy())
@@ -50,14 +51,14 @@ def test_inflated_network_on_a_picture_is_the_picture_network():
 
 
 def test_inflated_network_on_a_film_is_the_picture_network_on_each_frame():
-    picture = VisionTokenizer(make().config, temporal_kernel=1)
+    picture = stirred(VisionTokenizer(make().config, temporal_kernel=1))
     video, film = picture.inflated(), pixels(2, 3)
     frames = [picture.latents(film[:, t : t + 1]).numpy() for t in range(3)]
     np.testing.assert_allclose(video.latents(film).numpy(), np.concatenate(frames, axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_inflated_strided_network_on_a_film_keeps_every_second_frame():
-    picture = VisionTokenizer(make(2).config, temporal_kernel=1)
+    picture = stirred(VisionTokenizer(make(2).config, temporal_kernel=1))
     video, film = picture.inflated(), pixels(1, 5)
     frames = [picture.latents(film[:, t : t + 1]).numpy() for t in (0, 2, 4)]
     np.testing.assert_allclose(video.latents(film).numpy(), np.concatenate(frames, axis=1), rtol=1e-4, atol=1e-5)

@@ -23,6 +23,7 @@ from ernie5.errors import Fault, UserError
 from ernie5.tokenizers.vision.objective import Objective, drop_scales
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from ernie5.tokenizers.vision.train import first_network, train_vision_tokenizer
+from tests.vision_models import stirred
 
 
 def run_config(
@@ -118,7 +119,7 @@ def test_adversary_sets_in_at_its_step(tmp_path: Path):
 
 def test_every_weight_of_the_picture_network_gets_a_gradient():
     config = run_config("unused")
-    objective = Objective(first_network(config), config.train)
+    objective = Objective(stirred(first_network(config)), config.train)
     pixels = paddle.rand([4, 1, 8, 8, 3]) * 2 - 1
     sum(objective(pixels, np.random.default_rng(0), False).losses.values()).backward()
     still = [n for n, p in objective.named_parameters() if p.grad is None or float(p.grad.abs().sum()) == 0]
