@@ -30,7 +30,7 @@ setup: $(VENV)/.dev ## make .venv with everything that training and the tests ne
 train: $(VISION)/config.json ## set up, then make the digit world and train on it (about 20 minutes on two cores)
 	@echo "[5/5] training: configs/run/digits.yaml $(ARGS)"
 	@$(VENV)/bin/python tools/train.py -c configs/run/digits.yaml $(ARGS) $(GO_ON)
-	@$(if $(ARGS),,$(VENV)/bin/python tools/evaluate.py runs/digits/model --world $(WORLD) --num 40 --run runs/digits)
+	@$(if $(ARGS),,$(VENV)/bin/python tools/evaluate.py runs/digits/model --world $(WORLD) --run runs/digits)
 
 $(WORLD)/world.json: | $(VENV)/.train
 	@echo "[3/5] making the digit world in $(WORLD)"

@@ -7,13 +7,13 @@ Text goes on from the prompt:
 
 Pictures and films are looked at before the prompt is read, in the order given, or where they are named in it:
 
-    python tools/generate.py runs/digits/model --image digit.png --prompt "Which digit is this?" --temperature 0
+    python tools/generate.py runs/digits/model --image digit.png --prompt "What digit is this?" --temperature 0
     python tools/generate.py runs/digits/model --prompt "<image:a.png> <image:b.png> Which is larger?"
 
 Something is drawn behind the prompt, which may itself hold pictures and films:
 
     python tools/generate.py runs/digits/model --prompt "Draw a seven." --draw image --output seven.png --enlarge 8
-    python tools/generate.py runs/digits/model --prompt "A three moves left." --draw video --num-frames 6 \\
+    python tools/generate.py runs/digits/model --prompt "A 3 moving left, fast." --draw video --num-frames 5 \\
         --size 16x16 --guidance 1,3 --output three.gif
 
 Without --draw the model goes on as it likes: text, and media where it begins one, written to --output with numbers.
@@ -26,6 +26,7 @@ import argparse
 import math
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:  # imported where it is used, so that --help answers at once
     from ernie5.config.schema import GenerationConfig, ResolutionConfig, VisionConfig, VisualSamplingConfig
     from ernie5.data.sample import Segment
 
-INLINE = re.compile(r"<(image|video):([^<>]+)>")
+INLINE = re.compile(r"<(image|video):([^<>]*)>")
+MAX_ENLARGE = 64
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -67,7 +69,9 @@ def parse_arguments() -> argparse.Namespace:
     drawing.add_argument(
         "--size", type=_size, metavar="WxH", help="pixels, one of the model's sizes (default: its first)"
     )
-    drawing.add_argument("--num-frames", type=int, metavar="N", help="of a film (default: about 6)")
+    drawing.add_argument(
+        "--num-frames", type=int, metavar="N", help="of a film (default: 5, or as the tokenizer makes them)"
+    )
     drawing.add_argument("--enlarge", type=int, default=1, metavar="N", help="write every pixel as N x N")
     drawing.add_argument("--guidance", type=_guidance, default=(2.0, 2.0), metavar="A[,B]",
                          help="how much the prompt counts: 1 as learned, more is nearer to it and less varied; "
@@ -110,8 +114,10 @@ def check_numbers(arguments: argparse.Namespace) -> None:
         raise UserError("--temperature must be a number from 0 on, --top-p above 0 and at most 1")
     if not 0 <= arguments.bit_temperature < math.inf or not 0 < arguments.bit_top_p <= 1:
         raise UserError("--bit-temperature must be a number from 0 on, --bit-top-p above 0 and at most 1")
-    if not 0 < arguments.fps < math.inf or arguments.enlarge < 1:
-        raise UserError("--fps must be a number above 0, --enlarge 1 or more")
+    if not 0 < arguments.fps < math.inf or not 1 <= arguments.enlarge <= MAX_ENLARGE:
+        raise UserError(f"--fps must be a number above 0, --enlarge from 1 to {MAX_ENLARGE}")
+    if arguments.num_frames is not None and arguments.draw == "image":
+        raise UserError("--num-frames is of a film: leave it out, or draw one with --draw video")
     if arguments.num_frames is not None and arguments.num_frames < 2:
         raise UserError(f"--num-frames is {arguments.num_frames}: a film has 2 or more; for a picture --draw image")
 
@@ -150,10 +156,11 @@ def go_on(arguments: argparse.Namespace, model, tokenizer, subnet) -> None:
         resolution = find_resolution(arguments, model.config.vision)
         canvas = Canvas(vision_tokenizer, resolution, film_length(arguments, model.config.vision))
     pieces = converse(model, tokenizer, segments(arguments), text_sampling(arguments), canvas, arguments.seed, subnet)
+    first = next(pieces)  # once the prompt has been read; a mistake in it is told without an echo
     sys.stdout.reconfigure(errors="replace")
     sys.stdout.write(arguments.prompt)
     number = 0
-    for piece in pieces:
+    for piece in chain([first], pieces):
         if isinstance(piece, str):
             sys.stdout.write(piece)
             sys.stdout.flush()
@@ -170,6 +177,8 @@ def segments(arguments: argparse.Namespace) -> list["Segment"]:
     from ernie5.data.sample import Image, Text, Video
 
     def medium(kind: str, path: str) -> "Segment":
+        if not path:
+            raise UserError(f"--{kind} and <{kind}:...> need a file's name, and one is empty: name the file")
         return Image(path, "understand") if kind == "image" else Video(path, arguments.fps, "understand")
 
     found = [medium(*named) for named in arguments.media]
@@ -194,9 +203,9 @@ def find_resolution(arguments: argparse.Namespace, vision: "VisionConfig | None"
 
 
 def film_length(arguments: argparse.Namespace, vision: "VisionConfig") -> int:
-    """Frames of a film: those asked for, or six or the next number that the tokenizer makes."""
+    """Frames of a film: those asked for, or five or the next number that the tokenizer makes."""
     stride = vision.encoder.temporal_stride
-    return arguments.num_frames or 1 + -(-5 // stride) * stride
+    return arguments.num_frames or 1 + -(-4 // stride) * stride
 
 
 def load_vision_tokenizer(folder: str, vision: "VisionConfig"):
