@@ -54,6 +54,10 @@ def parse_args() -> argparse.Namespace:
     shown.add_argument("--file", type=Path, metavar="FILE", help="a UTF-8 file to cut")
     shown.add_argument("--media", nargs="+", metavar="PATH", help="vision: files, folders or manifests to reconstruct")
     inspect.add_argument("--sheet", type=Path, metavar="PNG", help="vision: where to draw media beside reconstructions")
+    inspect.add_argument("--fps", type=float, default=4.0, metavar="F", help="vision: frames a second of films (4)")
+    inspect.add_argument(
+        "--max-frames", type=int, default=MAX_FRAMES, metavar="N", help=f"vision: of a film at most ({MAX_FRAMES})"
+    )
     return parser.parse_args()
 
 
@@ -80,11 +84,16 @@ def add_train_text(kinds: argparse._SubParsersAction) -> None:
 
 
 def add_train_vision(kinds: argparse._SubParsersAction) -> None:
-    train = kinds.add_parser("vision", help="causal multi-scale bit-wise autoencoder of pictures and films")
+    train = kinds.add_parser(
+        "vision",
+        help="causal multi-scale bit-wise autoencoder of pictures and films",
+        description="Example: python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml "
+        "-o data.train=[my_pictures/] -o train.video_steps=0 -o output_dir=runs/mine",
+    )
     train.set_defaults(run=train_vision)
     train.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help="such as configs/tokenizer/*")
     train.add_argument(
-        "-o", "--override", action="append", default=[], metavar="KEY=VALUE", help="a setting, such as tokenizer.bits=8"
+        "-o", "--opt", action="append", default=[], metavar="KEY=VALUE", help="override: -o tokenizer.bits=8"
     )
 
 
@@ -130,16 +139,17 @@ def train_vision(args: argparse.Namespace) -> None:
     from ernie5.config.load import load_as
     from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig, check_run
 
-    config = load_as(VisionTokenizerRunConfig, args.config, args.override)
+    config = load_as(VisionTokenizerRunConfig, args.config, args.opt)
     check_run(config, str(args.config))
     start_paddle(config.train.threads)
     from ernie5.data.media_set import choose_evenly, find_media, split_off
-    from ernie5.tokenizers.vision.train import train_vision_tokenizer
+    from ernie5.tokenizers.vision.train import check_start, train_vision_tokenizer
 
     data = config.data
     files, held_out = find_media(data.train, data.fps), find_media(data.validation, data.fps)
     if not held_out:
         files, held_out = split_off(files, data.validation_fraction, config.train.seed)
+    check_start(config)  # before the media are read, which takes long
     sizes = config.tokenizer.resolutions
     media = read_with_progress(choose_evenly(files, data.max_media), sizes, data.max_frames)
     validation = read_with_progress(choose_evenly(held_out, data.max_validation_media), sizes, data.max_frames)
@@ -168,8 +178,7 @@ def inspect_vision(args: argparse.Namespace) -> None:
     from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
     from ernie5.tokenizers.vision.train import save_sheet
 
-    if (args.media is None) != (args.sheet is None):
-        raise UserError("--media and --sheet go together: give both, or neither")
+    check_inspection(args)
     tokenizer = VisionTokenizer.from_pretrained(args.folder)
     config = tokenizer.config
     print(f"bits        {config.bits}, {config.quantizer}")
@@ -180,10 +189,21 @@ def inspect_vision(args: argparse.Namespace) -> None:
         scales = " ".join(f"{height}x{width}" for height, width in resolution.scales)
         print(f"size        {resolution.height} x {resolution.width}: scales {scales}")
     if args.media is not None:
-        files = choose_evenly(find_media(args.media, fps=4.0), MAX_INSPECTED)
-        media = read_with_progress(files, config.resolutions)
+        files = choose_evenly(find_media(args.media, args.fps), MAX_INSPECTED)
+        media = read_with_progress(files, config.resolutions, args.max_frames)
         show_quality(evaluate(tokenizer, media))
         save_sheet(tokenizer, media, args.sheet)
+
+
+def check_inspection(args: argparse.Namespace) -> None:
+    """UserError for options that do not fit, before anything takes long."""
+    if (args.media is None) != (args.sheet is None):
+        raise UserError("--media and --sheet go together: give both, or neither")
+    if args.fps <= 0 or args.max_frames < 1:
+        raise UserError(f"--fps is {args.fps} and --max-frames {args.max_frames}: give numbers above 0")
+    sheet = args.sheet
+    if sheet is not None and (sheet.suffix.lower() != ".png" or sheet.is_dir() or not sheet.parent.is_dir()):
+        raise UserError(f"--sheet: {sheet} cannot be written: name a .png file in a folder that exists")
 
 
 def inspect_text(args: argparse.Namespace) -> None:
@@ -213,7 +233,7 @@ def start_paddle(threads: int = 0) -> None:
 
 
 def read_with_progress(
-    files: "Sequence[MediaFile]", resolutions: "Sequence[ResolutionConfig]", max_frames: int = MAX_FRAMES
+    files: "Sequence[MediaFile]", resolutions: "Sequence[ResolutionConfig]", max_frames: int
 ) -> "list[np.ndarray]":
     from tqdm import tqdm
 
@@ -224,9 +244,11 @@ def read_with_progress(
 
 
 def show_quality(quality: "Quality") -> None:
-    """A line for each scale: what it adds, and how evenly its bits are used."""
+    """A line for each prefix of the scales: what it makes, and how evenly the bits of its last scale are used."""
     for k, (psnr, entropy) in enumerate(zip(quality.psnr, quality.entropy, strict=True), 1):
-        print(f"scales 1-{k}  PSNR {psnr:.2f} dB, entropy {entropy:.3f} of a bit of scale {k}")
+        left = len(quality.psnr) - k
+        scales = f"without the last {left}" if left else "all scales"
+        print(f"{scales:<18}  PSNR {psnr:.2f} dB, entropy {entropy:.3f} of a bit of its last scale")
 
 
 def show_text(tokenizer: "TextTokenizer", text: str) -> None:

@@ -9,6 +9,8 @@ from ernie5.config.schema import ResolutionConfig, VisionEncoderConfig
 from ernie5.config.vision_rules import encoder_fault, resolutions_fault
 from ernie5.errors import UserError
 
+MAX_BITS, MAX_CHANNELS, MAX_LEVELS, MAX_RES_BLOCKS = 256, 4096, 8, 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionTokenizerConfig:
@@ -73,7 +75,7 @@ class VisionTokenizerTrainConfig:
     # Probability that only the first scales of a batch are summed, so that each prefix of the scales is a picture.
     scale_dropout: float = 0.2
     loss: VisionLossConfig = field(default_factory=VisionLossConfig)
-    eval_steps: int = 200  # 0: only at the end of a phase
+    eval_steps: int = 200  # also of saving; 0: only at the end of a phase
     log_steps: int = 20
     seed: int = 0
     threads: int = 0  # of the CPU math libraries; 0: as many as cores
@@ -122,9 +124,22 @@ def _raise(source: str, found: list[str]) -> None:
 def _faults(config: VisionTokenizerConfig) -> Iterator[str]:
     encoder = config.encoder
     yield from filter(None, [prefixed("encoder", [encoder_fault(encoder)]), not_positive(bits=config.bits)])
+    yield from filter(None, [_too_large(config)])
     if not config.resolutions:
         yield "resolutions is empty: give at least one size with its scales"
     yield from filter(None, [resolutions_fault(config.resolutions, encoder.stride)])
+
+
+def _too_large(config: VisionTokenizerConfig) -> str | None:
+    """What no tokenizer needs, and what would fill the memory before anything else could be wrong."""
+    encoder = config.encoder
+    sizes = {
+        "bits": (config.bits, MAX_BITS),
+        "encoder.channels": (max(encoder.channels, default=0), MAX_CHANNELS),
+        "the number of encoder.channels": (len(encoder.channels), MAX_LEVELS),
+        "encoder.num_res_blocks": (encoder.num_res_blocks, MAX_RES_BLOCKS),
+    }
+    return joined(*(f"{name} is {size}: must be at most {most}" for name, (size, most) in sizes.items() if size > most))
 
 
 def _train_faults(config: VisionTokenizerRunConfig) -> Iterator[str]:
@@ -145,6 +160,7 @@ def _train_faults(config: VisionTokenizerRunConfig) -> Iterator[str]:
         weight_decay=train.weight_decay,
         eval_steps=train.eval_steps,
         threads=train.threads,
+        seed=train.seed,
     )
     shares = not_a_share(image_share=train.image_share, scale_dropout=train.scale_dropout)
     weights = negative(

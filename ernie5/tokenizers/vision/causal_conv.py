@@ -8,6 +8,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ernie5.errors import UserError
+
+Size = tuple[int, int, int]  # films, height and width of a chunk
+
 TEMPORAL_KERNEL = 3  # frames that a convolution of the video network sees: its own and two before
 
 
@@ -16,6 +20,7 @@ class Stream:
 
     def __init__(self) -> None:
         self._memory: dict[nn.Layer, list[paddle.Tensor]] = {}
+        self._sizes: dict[nn.Layer, Size] = {}
 
     def recall(self, layer: nn.Layer) -> list[paddle.Tensor] | None:
         """What the layer stored at the last chunk; None at the first."""
@@ -23,6 +28,24 @@ class Stream:
 
     def store(self, layer: nn.Layer, memory: list[paddle.Tensor]) -> None:
         self._memory[layer] = memory
+
+    def begins(self, network: nn.Layer, size: Size) -> bool:
+        """Whether the network has seen no chunk yet. UserError if it has seen one of another size."""
+        known = self._sizes.get(network, size)
+        if known != size:
+            raise UserError(
+                f"a chunk of {_told(size)} after one of {_told(known)}: a stream is of the same films throughout, so "
+                "begin another Stream"
+            )
+        return network not in self._sizes
+
+    def follow(self, network: nn.Layer, size: Size) -> None:
+        """Notes what later chunks must have."""
+        self._sizes[network] = size
+
+
+def _told(size: Size) -> str:
+    return "{} films of {} x {}".format(*size)
 
 
 class CausalConv(nn.Layer):
@@ -79,8 +102,7 @@ class ResBlock(nn.Layer):
     """x + conv2(silu(conv1(silu(x)))), conv2 zero at the start (arXiv:1901.09321).
 
     There is no norm: over a frame it takes out brightness and contrast, which photographs are made of (docs/log.md).
-    SiLU is `F.swish`: the gradient of Paddle 3.3.1's `F.silu` on CPU is NaN below
-    -88.
+    SiLU is `F.swish`: the gradient of Paddle 3.3.1's `F.silu` on CPU is NaN below -88.
     """
 
     def __init__(self, channels: int, temporal_kernel: int = TEMPORAL_KERNEL):

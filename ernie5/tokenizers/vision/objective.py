@@ -36,9 +36,7 @@ class Objective(nn.Layer):
         self.adversary = Adversary(loss.adversarial) if loss.adversarial.weight else None
         self.semantic = None
         if loss.semantic.weight:
-            encoder, size = tokenizer.config.encoder, tokenizer.config.resolutions[0]
-            teacher = make_teacher(loss.semantic, encoder.stride, size.height, size.width)
-            self.semantic = SemanticBranch(encoder, teacher)
+            self.semantic = SemanticBranch(tokenizer.config.encoder, make_teacher(loss.semantic, tokenizer.config))
 
     def forward(self, pixels: paddle.Tensor, rng: np.random.Generator, adversarial: bool) -> Terms:
         """pixels float32 [batch, frames, height, width, 3] in [-1, 1]; `adversarial`: the adversary has set in."""

@@ -70,10 +70,6 @@ class Quantizer(ABC):
         entropies = self.entropies(z)
         return entropies.sample - gamma * entropies.batch
 
-    def commitment_loss(self, z: paddle.Tensor) -> paddle.Tensor:
-        """Mean squared distance of an entry of the projected z from its code, a scalar."""
-        return F.mse_loss(self.project(z), self.codes(self.bits(z)))
-
 
 class LookupFreeQuantizer(Quantizer):
     """LFQ, arXiv:2310.05737: sign(z)."""

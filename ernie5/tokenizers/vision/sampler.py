@@ -15,6 +15,7 @@ class MediaSampler:
     def __init__(self, media: Iterable[np.ndarray]):
         """media: uint8 [frames, height, width, 3] each. Raises UserError if there is none."""
         self._by_size: dict[Size, list[np.ndarray]] = {}
+        self._long: dict[int, dict[Size, list[np.ndarray]]] = {}  # by number of frames
         for medium in media:
             self._by_size.setdefault(medium.shape[1:3], []).append(medium)
         if not self._by_size:
@@ -27,16 +28,24 @@ class MediaSampler:
 
     def films(self, rng: np.random.Generator, batch_size: int, num_frames: int) -> np.ndarray:
         """Pieces of random films, uint8 [batch_size, num_frames, height, width, 3]. UserError if none is so long."""
-        long = {
-            size: films
-            for size, media in self._by_size.items()
-            if (films := [medium for medium in media if len(medium) >= num_frames])
-        }
-        if not long:
-            raise UserError(
-                f"data.train holds no film of {num_frames} frames: lower train.video_frames or give longer ones"
-            )
-        return np.stack([_cut(film, rng, num_frames) for film in _choose(long, rng, batch_size)])
+        chosen = _choose(self.find_long(num_frames), rng, batch_size)
+        return np.stack([_cut(film, rng, num_frames) for film in chosen])
+
+    def find_long(self, num_frames: int) -> dict[Size, list[np.ndarray]]:
+        """The films of at least so many frames, by their size; they are looked for once. UserError if there is none."""
+        if num_frames not in self._long:
+            by_size = {
+                size: films
+                for size, media in self._by_size.items()
+                if (films := [medium for medium in media if len(medium) >= num_frames])
+            }
+            if not by_size:
+                raise UserError(
+                    f"data.train holds no film of {num_frames} frames: set train.video_steps=0, lower "
+                    "train.video_frames, or give longer films"
+                )
+            self._long[num_frames] = by_size
+        return self._long[num_frames]
 
 
 def to_pixels(media: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The semantic branch: features before quantisation are regressed to a teacher's (report §2.2.1)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -7,7 +8,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ernie5.config.vision_tokenizer import SemanticConfig, VisionEncoderConfig
+from ernie5.config.schema import VisionEncoderConfig
+from ernie5.config.vision_tokenizer import SemanticConfig, VisionTokenizerConfig
 from ernie5.errors import UserError
 
 ORIENTATIONS = 8
@@ -50,16 +52,29 @@ class OrientedGradients:
 class SavedTeacher:
     """A network saved with `paddle.jit.save`: frames [N, 3, height, width] in [-1, 1] -> features [N, dim, h, w]."""
 
-    def __init__(self, path: str, height: int, width: int):
-        if not Path(f"{path}.json").exists() and not Path(f"{path}.pdmodel").exists():
+    def __init__(self, path: str, sizes: Sequence[tuple[int, int]]):
+        """Tries the network on one frame of each size (height, width). UserError if it does not give such features."""
+        if not Path(f"{path}.json").is_file():
             raise UserError(f"train.loss.semantic.teacher: there is no {path}.json: give the path of paddle.jit.save")
-        self._network = paddle.jit.load(path)
-        self._network.eval()
-        features = self._network(paddle.zeros([1, 3, height, width]))
-        if not isinstance(features, paddle.Tensor) or features.ndim != 4:
-            found = list(features.shape) if isinstance(features, paddle.Tensor) else type(features).__name__
-            raise UserError(f"train.loss.semantic.teacher: {path} gives {found}: it must give features [N, dim, h, w]")
-        self.dim = features.shape[1]
+        try:
+            self._network = paddle.jit.load(path)
+            self._network.eval()
+            tried = [self._network(paddle.zeros([1, 3, *size])) for size in sizes]
+        except Exception as error:  # of many types, whatever the file or the network raises
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise UserError(
+                f"train.loss.semantic.teacher: {path} cannot be loaded and run ({reason}): save with paddle.jit.save a "
+                "network of frames [N, 3, height, width], each of any size of the table"
+            ) from None
+        for features in tried:
+            if not isinstance(features, paddle.Tensor) or features.ndim != 4:
+                found = list(features.shape) if isinstance(features, paddle.Tensor) else type(features).__name__
+                raise UserError(
+                    f"train.loss.semantic.teacher: {path} gives {found}: it must give features [N, dim, h, w]"
+                )
+        self.dim = tried[0].shape[1]
+        if any(features.shape[1] != self.dim for features in tried):
+            raise UserError(f"train.loss.semantic.teacher: {path} gives features of other dims to other sizes: fix dim")
 
     def __call__(self, frames: paddle.Tensor) -> paddle.Tensor:
         return self._network(frames)
@@ -92,8 +107,8 @@ class SemanticBranch(nn.Layer):
         return (says * apart).sum() / says.sum().clip(min=1)
 
 
-def make_teacher(config: SemanticConfig, stride: int, height: int, width: int) -> Teacher:
-    """The teacher that the settings name; a saved network is tried on one frame of the given size, or UserError."""
+def make_teacher(config: SemanticConfig, tokenizer: VisionTokenizerConfig) -> Teacher:
+    """The teacher that the settings name; a saved network is tried at each size of the table, or UserError."""
     if config.teacher == GRADIENTS:
-        return OrientedGradients(stride)
-    return SavedTeacher(config.teacher, height, width)
+        return OrientedGradients(tokenizer.encoder.stride)
+    return SavedTeacher(config.teacher, [(size.height, size.width) for size in tokenizer.resolutions])

@@ -28,7 +28,7 @@ class VisionTokenizer(nn.Layer):
 
     A film may come in chunks: pass the same `Stream` to each call of `latents`, and another one or the same to each of
     `decode`; the results are those of the whole film. The first chunk has 1 + n * temporal_stride frames, each later
-    one n * temporal_stride.
+    one n * temporal_stride; all have the films, height and width of the first.
     """
 
     def __init__(self, config: VisionTokenizerConfig, temporal_kernel: int = TEMPORAL_KERNEL):
@@ -42,9 +42,10 @@ class VisionTokenizer(nn.Layer):
     def latents(self, pixels: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
         """pixels float32 [batch, frames, height, width, 3] in [-1, 1] -> [batch, latent frames, h, w, bits].
 
-        Before quantisation. Raises UserError for a size that is no multiple of the strides.
+        Before quantisation. Raises UserError for a size that is no multiple of the strides, and for a chunk that does
+        not go on with the films of its stream.
         """
-        self._check(pixels.shape, begins=stream is None or stream.recall(self.encoder.conv_in) is None)
+        self._check_pixels(pixels.shape, stream)
         return self.to_bits(self.encoder(pixels, stream))
 
     def residual_quantize(
@@ -62,7 +63,11 @@ class VisionTokenizer(nn.Layer):
         return residual.next_input(latent, k, scales, self.quantizer)
 
     def decode(self, latents: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
-        """Summed scales [batch, latent frames, h, w, bits] -> pixels [batch, frames, height, width, 3] in [-1, 1]."""
+        """Summed scales [batch, latent frames, h, w, bits] -> pixels [batch, frames, height, width, 3] in [-1, 1].
+
+        Raises UserError for another number of bits, for nothing, and for a chunk that does not go on with its stream.
+        """
+        self._check_latents(latents.shape, stream)
         return self.decoder(latents, stream).clip(-1, 1)
 
     def inflated(self) -> "VisionTokenizer":
@@ -82,7 +87,12 @@ class VisionTokenizer(nn.Layer):
         return total.hexdigest()
 
     def save_pretrained(self, folder: Path | str) -> Path:
-        """Writes the folder aside and renames it; an existing folder keeps its other files."""
+        """Writes weights and configuration, each aside and renamed; an existing folder keeps its other files.
+
+        A picture network is written as the video network that equals it.
+        """
+        if self.temporal_kernel == 1:
+            return self.inflated().save_pretrained(folder)
         weights = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
         return tokenizer_folder.save(folder, self.config, weights, self.digest)
 
@@ -90,6 +100,7 @@ class VisionTokenizer(nn.Layer):
     def from_pretrained(cls, folder: Path | str) -> "VisionTokenizer":
         """What `save_pretrained` wrote, in evaluation mode. UserError: not such a folder, or its files do not agree."""
         config, digest = tokenizer_folder.read_config(folder)
+        tokenizer_folder.check_header(folder, config)
         tokenizer = cls(config)
         tokenizer_folder.assign(tokenizer, folder)
         if tokenizer.digest != digest:
@@ -97,13 +108,28 @@ class VisionTokenizer(nn.Layer):
         tokenizer.eval()
         return tokenizer
 
-    def _check(self, shape: Sequence[int], begins: bool) -> None:
+    def _check_pixels(self, shape: Sequence[int], stream: Stream | None) -> None:
         stride, temporal_stride = self.config.encoder.stride, self.config.encoder.temporal_stride
-        _, frames, height, width, _ = shape
+        if len(shape) != 5 or shape[-1] != 3 or shape[0] < 1:
+            raise UserError(f"pixels are {list(shape)}: the vision tokenizer needs [batch, frames, height, width, 3]")
+        batch, frames, height, width, _ = shape
         if height % stride or width % stride or not height or not width:
             raise UserError(f"pixels are {height} x {width}: the vision tokenizer needs multiples of {stride}")
+        begins = stream is None or stream.begins(self.encoder, (batch, height, width))
         if frames < 1 or (frames - begins) % temporal_stride:
             extra = "one more than " if begins else ""
             raise UserError(
                 f"a film of {frames} frames: the vision tokenizer needs {extra}a multiple of {temporal_stride}"
             )
+        if stream is not None:
+            stream.follow(self.encoder, (batch, height, width))
+
+    def _check_latents(self, shape: Sequence[int], stream: Stream | None) -> None:
+        if len(shape) != 5 or shape[-1] != self.config.bits or min(shape) < 1:
+            raise UserError(
+                f"latents are {list(shape)}: the vision tokenizer needs [batch, frames, h, w, {self.config.bits}]"
+            )
+        if stream is not None:
+            size = (shape[0], shape[2], shape[3])
+            stream.begins(self.decoder, size)
+            stream.follow(self.decoder, size)

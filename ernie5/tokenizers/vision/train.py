@@ -14,11 +14,17 @@ import paddle
 from PIL import Image
 from tqdm import tqdm
 
-from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig, VisionTokenizerTrainConfig
+from ernie5.config.vision_tokenizer import (
+    VisionTokenizerConfig,
+    VisionTokenizerRunConfig,
+    VisionTokenizerTrainConfig,
+)
 from ernie5.errors import Fault, UserError
 from ernie5.tokenizers.vision.evaluate import Quality, evaluate, reconstruction_sheet, scales_of
+from ernie5.tokenizers.vision.folder import read_config
 from ernie5.tokenizers.vision.objective import Objective
 from ernie5.tokenizers.vision.sampler import MediaSampler, to_pixels
+from ernie5.tokenizers.vision.semantic import make_teacher
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
 logger = logging.getLogger(__name__)
@@ -44,20 +50,22 @@ def train_vision_tokenizer(
 ) -> tuple[VisionTokenizer, Quality]:
     """Trains on media, uint8 [frames, height, width, 3] each, of sizes in the table; writes the output folder.
 
-    The folder gets the tokenizer, `metrics.jsonl` and a sheet of reconstructions of some validation media. Returns the
-    tokenizer and its quality on `validation`. Raises UserError if the folder holds something, Fault if the loss is not
-    finite.
+    The folder gets the tokenizer, written anew at each evaluation (a picture network inflated), `metrics.jsonl` and in
+    the end a sheet of reconstructions of some validation media. Returns the tokenizer and its quality on `validation`.
+    Raises UserError if the folder holds something or no film is long enough, Fault if the loss is not finite.
     """
     for medium in (*media, *validation):
         scales_of(config.tokenizer, medium)
     if not validation:
         raise UserError("data.validation holds no picture and no film: name a folder or a manifest that does")
     sampler = MediaSampler(media)
+    if config.train.video_steps > 0:
+        sampler.find_long(config.train.video_frames)
     paddle.seed(config.train.seed)
     objective = Objective(first_network(config), config.train)
     output = claim_folder(config.output_dir)
     with open(output / METRICS_FILE, "w", encoding="utf-8") as metrics:
-        trainer = _Trainer(config.train, objective, validation, lambda record: _write(metrics, record))
+        trainer = _Trainer(config.train, objective, validation, output, lambda record: _write(metrics, record))
         trainer.run(picture_phase(config.train, sampler))
         if objective.tokenizer.temporal_kernel == 1:
             objective.tokenizer = objective.tokenizer.inflated()
@@ -65,18 +73,34 @@ def train_vision_tokenizer(
             trainer.run(film_phase(config.train, sampler))
     tokenizer = objective.tokenizer
     tokenizer.eval()
-    tokenizer.save_pretrained(output)
     save_sheet(tokenizer, validation, output / SHEET_FILE)
     return tokenizer, trainer.quality
 
 
 def claim_folder(path: str) -> Path:
-    """Makes the output folder. UserError if something is in it."""
+    """Makes the output folder. UserError if something is in it, or it cannot be made."""
     output = Path(path)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"output_dir: {output} exists already: remove it, or name another with -o output_dir=...")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"output_dir: {output} exists already: remove it, or name another with -o output_dir=...")
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output_dir: {output} cannot be written to ({error.strerror}): name another with -o output_dir=..."
+        ) from None
     return output
+
+
+def check_start(config: VisionTokenizerRunConfig) -> None:
+    """What can be told before the media are read, which takes long: UserError as `train_vision_tokenizer`.
+
+    Makes the output folder.
+    """
+    if config.init_from:
+        _check_smaller(config, read_config(config.init_from)[0])
+    if config.train.loss.semantic.weight:
+        make_teacher(config.train.loss.semantic, config.tokenizer)
+    claim_folder(config.output_dir)
 
 
 def first_network(config: VisionTokenizerRunConfig) -> VisionTokenizer:
@@ -87,11 +111,7 @@ def first_network(config: VisionTokenizerRunConfig) -> VisionTokenizer:
     if not config.init_from:
         return VisionTokenizer(config.tokenizer, temporal_kernel=1)
     smaller = VisionTokenizer.from_pretrained(config.init_from)
-    if smaller.config.encoder != config.tokenizer.encoder or smaller.config.bits > config.tokenizer.bits:
-        raise UserError(
-            f"init_from: {config.init_from} has {smaller.config.bits} bits and {smaller.config.encoder}: "
-            "name a tokenizer of the same encoder and of no more bits"
-        )
+    _check_smaller(config, smaller.config)
     tokenizer = VisionTokenizer(config.tokenizer)
     weights = smaller.state_dict()
     for name, target in tokenizer.state_dict().items():
@@ -99,6 +119,21 @@ def first_network(config: VisionTokenizerRunConfig) -> VisionTokenizer:
         value[tuple(slice(size) for size in weights[name].shape)] = weights[name].numpy()
         target.set_value(value)
     return tokenizer
+
+
+def _check_smaller(config: VisionTokenizerRunConfig, smaller: VisionTokenizerConfig) -> None:
+    if smaller.bits > config.tokenizer.bits:
+        raise UserError(
+            f"init_from: {config.init_from} has {smaller.bits} bits, more than tokenizer.bits, "
+            f"{config.tokenizer.bits}: name a tokenizer of no more bits"
+        )
+    given, wanted = asdict(smaller.encoder), asdict(config.tokenizer.encoder)
+    for key in given:
+        if given[key] != wanted[key]:
+            raise UserError(
+                f"init_from: {config.init_from} has encoder.{key} {given[key]}, but tokenizer.encoder.{key} is "
+                f"{wanted[key]}: name a tokenizer of the same encoder"
+            )
 
 
 def picture_phase(train: VisionTokenizerTrainConfig, sampler: MediaSampler) -> Phase:
@@ -135,9 +170,11 @@ class _Trainer:
         config: VisionTokenizerTrainConfig,
         objective: Objective,
         validation: Sequence[np.ndarray],
+        output: Path,
         write: Callable[[dict], None],
     ):
-        self.config, self.objective, self.validation, self.write = config, objective, validation, write
+        self.config, self.objective, self.validation = config, objective, validation
+        self.output, self.write = output, write
         self.rng = np.random.default_rng(config.seed)
         self.steps_done, self.start = 0, time.perf_counter()
         self.quality: Quality | None = None
@@ -158,11 +195,14 @@ class _Trainer:
             pixels = paddle.to_tensor(to_pixels(phase.draw(self.rng)))
             losses = self._step(pixels, optimizer, step)
             self.steps_done += 1
+            values = self._finite(phase, losses)
             if step % self.config.log_steps == 0 or step == phase.steps:
-                self._log_losses(phase, losses, rate.get_lr(), bar)
+                bar.set_postfix(loss=f"{sum(values.values()):.4f}", refresh=False)
+                self.write(self._record("train", phase) | {"learning_rate": rate.get_lr()} | values)
             rate.step()
             if step == phase.steps or (self.config.eval_steps and step % self.config.eval_steps == 0):
                 self._log_quality(phase)
+                self.objective.tokenizer.save_pretrained(self.output)
 
     def _step(self, pixels: paddle.Tensor, optimizer: paddle.optimizer.Optimizer, step: int) -> dict:
         """One update of the tokenizer, then one of the adversary once that has set in; the losses."""
@@ -200,22 +240,24 @@ class _Trainer:
         done = (step - warmup) / max(1, phase.steps - warmup)
         return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2
 
-    def _log_losses(self, phase: Phase, losses: dict[str, paddle.Tensor], rate: float, bar: tqdm) -> None:
+    def _finite(self, phase: Phase, losses: dict[str, paddle.Tensor]) -> dict[str, float]:
+        """The losses as numbers. Fault if one is none."""
         values = {name: float(loss) for name, loss in losses.items()}
         if not all(map(math.isfinite, values.values())):
             raise Fault(
                 f"{phase.name}: a loss is not finite at step {self.steps_done} ({values}): lower the learning rate"
             )
-        bar.set_postfix(loss=f"{sum(values.values()):.4f}", refresh=False)
-        self.write(self._record("train", phase) | {"learning_rate": rate} | values)
+        return values
 
     def _log_quality(self, phase: Phase) -> None:
         tokenizer = self.objective.tokenizer
         tokenizer.eval()
         self.quality = evaluate(tokenizer, self.validation)
         tokenizer.train()
+        if not all(map(math.isfinite, self.quality.psnr)):  # so that it is not saved over a good one
+            raise Fault(f"{phase.name}: a weight is not finite after step {self.steps_done}: lower the learning rate")
         logger.info(
-            "step %d: PSNR %s dB with one scale more each, entropy of a bit %s",
+            "step %d: PSNR %s dB with one scale more each up to the last, entropy of a bit %s",
             self.steps_done,
             " ".join(f"{value:.2f}" for value in self.quality.psnr),
             " ".join(f"{value:.2f}" for value in self.quality.entropy),

@@ -6,12 +6,14 @@ import numpy as np
 import paddle
 import pytest
 
-from ernie5.config.schema import VisionEncoderConfig
-from ernie5.config.vision_tokenizer import SemanticConfig
+from ernie5.config.schema import ResolutionConfig, VisionEncoderConfig
+from ernie5.config.vision_tokenizer import SemanticConfig, VisionTokenizerConfig
 from ernie5.errors import UserError
 from ernie5.tokenizers.vision.semantic import ORIENTATIONS, OrientedGradients, SemanticBranch, make_teacher
 
 ENCODER = VisionEncoderConfig(channels=(8, 8, 16), temporal_stride=2)
+SIZE = ResolutionConfig(height=8, width=8, scales=((1, 1), (2, 2)))
+TOKENIZER = VisionTokenizerConfig(encoder=ENCODER, bits=6, resolutions=(SIZE,))
 
 
 def stripes(angle: float) -> paddle.Tensor:
@@ -79,7 +81,7 @@ def save(network: paddle.nn.Layer, path: Path) -> str:
 
 
 def test_a_saved_network_teaches(tmp_path: Path):
-    teacher = make_teacher(SemanticConfig(weight=1.0, teacher=save(Network(True), tmp_path / "net")), 4, 8, 8)
+    teacher = make_teacher(SemanticConfig(weight=1.0, teacher=save(Network(True), tmp_path / "net")), TOKENIZER)
     assert teacher.dim == 5
     branch = SemanticBranch(ENCODER, teacher)
     assert float(branch(paddle.randn([1, 2, 2, 2, 16]), paddle.randn([1, 3, 8, 8, 3]))) > 0
@@ -87,9 +89,9 @@ def test_a_saved_network_teaches(tmp_path: Path):
 
 def test_a_saved_network_without_a_grid_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"gives \[1, 5\]: it must give features \[N, dim, h, w\]"):
-        make_teacher(SemanticConfig(weight=1.0, teacher=save(Network(False), tmp_path / "net")), 4, 8, 8)
+        make_teacher(SemanticConfig(weight=1.0, teacher=save(Network(False), tmp_path / "net")), TOKENIZER)
 
 
 def test_a_missing_network_is_refused():
     with pytest.raises(UserError, match="there is no nowhere/net.json"):
-        make_teacher(SemanticConfig(weight=1.0, teacher="nowhere/net"), 4, 8, 8)
+        make_teacher(SemanticConfig(weight=1.0, teacher="nowhere/net"), TOKENIZER)

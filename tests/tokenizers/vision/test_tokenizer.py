@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ernie5.config.schema import ResolutionConfig, VisionEncoderConfig
 from ernie5.config.vision_tokenizer import VisionTokenizerConfig
@@ -164,6 +165,26 @@ def misspell(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"bit": 7}))
 
 
+def another_type(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: array.astype(np.float64) for name, array in weights.items()}, folder / "model.safetensors")
+
+
+def earlier(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"format": 1}))
+
+
+def huge(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["encoder"]["channels"][1] = 100_000
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def nested(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -171,6 +192,10 @@ def misspell(folder: Path) -> None:
         (change_weights, "not those that its config.json was written for"),
         (change_bits, "weights do not fit its config.json"),
         (drop_config, "cannot be read"),
+        (another_type, "weights do not fit its config.json"),
+        (earlier, "was written by an earlier version"),
+        (huge, "encoder.channels is 100000: must be at most 4096"),
+        (nested, "not JSON"),
         (misspell, "bit is not a known setting: did you mean bits"),
     ],
 )
@@ -184,3 +209,28 @@ def test_a_harmed_folder_is_refused(tmp_path: Path, harm: Callable[[Path], None]
 def test_weights_have_the_documented_layout():
     weight = next(layer for layer in make().sublayers() if isinstance(layer, CausalConv)).weight
     assert weight.shape == [8, 3, 3, 3, 3]  # [out, in, kt, k, k]
+
+
+@pytest.mark.parametrize("later", [(2, 1, 8, 8, 3), (1, 1, 8, 16, 3)])
+def test_a_chunk_of_another_size_does_not_go_on_with_a_stream(later: tuple[int, ...]):
+    tokenizer, stream = make(), Stream()
+    tokenizer.latents(pixels(1, 1), stream)
+    with pytest.raises(UserError, match="after one of 1 films of 8 x 8"):
+        tokenizer.latents(paddle.zeros(later), stream)
+
+
+def test_latents_that_do_not_fit_are_refused():
+    tokenizer, stream = make(), Stream()
+    with pytest.raises(UserError, match="needs .*, 6]"):
+        tokenizer.decode(paddle.zeros([1, 1, 2, 2, 5]))
+    with pytest.raises(UserError, match=r"latents are \[1, 0"):
+        tokenizer.decode(paddle.zeros([1, 0, 2, 2, 6]))
+    tokenizer.decode(paddle.zeros([1, 1, 2, 2, 6]), stream)
+    with pytest.raises(UserError, match="after one of 1 films of 2 x 2"):
+        tokenizer.decode(paddle.zeros([1, 1, 2, 4, 6]), stream)
+
+
+def test_a_picture_network_is_saved_inflated(tmp_path: Path):
+    picture = stirred(VisionTokenizer(make().config, temporal_kernel=1))
+    picture.save_pretrained(tmp_path)
+    assert VisionTokenizer.from_pretrained(tmp_path).digest == picture.inflated().digest

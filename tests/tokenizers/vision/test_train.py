@@ -21,6 +21,7 @@ from ernie5.config.vision_tokenizer import (
 )
 from ernie5.errors import Fault, UserError
 from ernie5.tokenizers.vision.objective import Objective, drop_scales
+from ernie5.tokenizers.vision.sampler import MediaSampler
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from ernie5.tokenizers.vision.train import first_network, train_vision_tokenizer
 from tests.vision_models import stirred
@@ -171,6 +172,22 @@ def test_a_second_run_into_a_folder_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=f"output_dir: {tmp_path} exists already"):
         train_vision_tokenizer(run_config(tmp_path), media(), media(1))
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_films_that_are_too_short_are_told_before_the_folder_is_made(tmp_path: Path):
+    config = run_config(tmp_path / "out", video_steps=2, video_frames=5)
+    with pytest.raises(UserError, match="no film of 5 frames: set train.video_steps=0"):
+        train_vision_tokenizer(config, media(), media(1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fails_later_leaves_what_the_picture_phase_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    picture, _ = train_vision_tokenizer(run_config(tmp_path / "pictures"), media(), media(1))
+    monkeypatch.setattr(MediaSampler, "films", lambda *_: 1 / 0)
+    config = run_config(tmp_path / "out", video_steps=2, video_frames=2, image_share=0.0)
+    with pytest.raises(ZeroDivisionError):
+        train_vision_tokenizer(config, media(), media(1))
+    assert VisionTokenizer.from_pretrained(tmp_path / "out").digest == picture.digest
 
 
 def test_a_loss_that_is_not_finite_is_a_fault(tmp_path: Path):
