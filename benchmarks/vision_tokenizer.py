@@ -1,5 +1,6 @@
 """The vision tokenizer at three bit widths: PSNR with each scale more, and the use of bits, on media it never saw.
 
+    pip install -e ".[data,benchmarks]"
     python benchmarks/vision_tokenizer.py --digits data/digits [--steps 400] [--output FILE.md]
 
 Digits are held-out media of the digit world (tools/make_digits.py). Photographs are crops of scikit-image's, brought to

@@ -131,13 +131,13 @@ def _attention_biases(model: ModelConfig) -> int:
 
 
 def _vision_cnn(vision: VisionConfig | None) -> int:
-    """Causal convolutions of 3 x 3 x 3 with biases, norms of two parameters a channel."""
+    """Causal convolutions of 3 x 3 x 3 with biases."""
     if vision is None or vision.understanding_path == "vit":
         return 0
     channels = vision.encoder.channels
-    blocks = sum(vision.encoder.num_res_blocks * 2 * (_conv(width, width) + 2 * width) for width in channels)
+    blocks = sum(vision.encoder.num_res_blocks * 2 * _conv(width, width) for width in channels)
     downs = sum(_conv(one, other) for one, other in zip(channels, channels[1:], strict=False))
-    return _conv(3, channels[0]) + blocks + downs + 2 * channels[-1]
+    return _conv(3, channels[0]) + blocks + downs
 
 
 def _conv(in_channels: int, out_channels: int) -> int:
