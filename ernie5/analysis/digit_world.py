@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ernie5.analysis.digits import Diversity, Judge, diversity, motion, real_pictures, smallest_class
+from ernie5.analysis.digits import Judge, motion
+from ernie5.analysis.variety import Diversity, diversity, real_pictures, smallest_class
 from ernie5.data.digits.render import CELL
 from ernie5.data.digits.tasks import TASKS
 from ernie5.data.digits.world import read_about
@@ -73,7 +74,7 @@ class Drawing(NamedTuple):
 
     case: Case
     frames: np.ndarray  # uint8 [frames, height, width, 3]
-    right: dict[str, bool]  # by aspect: digit, or direction, speed, digit and all
+    right: dict[str, bool]  # by aspect: digit, or of a film readable, direction, speed, digit and all
 
 
 def load_cases(world: Path, split: str = "test", per_task: int = 0) -> list[Case]:
@@ -146,13 +147,18 @@ def draw_cases(
 
 
 def judge_media(judge: Judge, cases: Sequence[Case], media: np.ndarray) -> list[dict[str, bool]]:
-    """What is right of media of one size, uint8 [cases, frames, height, width, 3], by aspect."""
+    """What is right of media of one size, uint8 [cases, frames, height, width, 3], by aspect.
+
+    A film in which no digit can be read has no direction and no speed: a block that moves is no digit that does.
+    """
     wanted = np.array([case.digits for case in cases])  # [cases, 1 or 2]
     if media.shape[1] > 1:
         moved, (digits, _) = motion(media), judge.film_digit(media)
+        readable = digits >= 0
         aspects = {
-            "direction": moved.direction == np.array([case.direction for case in cases]),
-            "speed": moved.speed == np.array([case.speed for case in cases]),
+            "readable": readable,
+            "direction": readable & (moved.direction == np.array([case.direction for case in cases])),
+            "speed": readable & (moved.speed == np.array([case.speed for case in cases])),
             "digit": digits == wanted[:, 0],
         }
         aspects["all"] = np.logical_and.reduce(list(aspects.values()))
@@ -201,7 +207,7 @@ def measure_variety(drawings: Sequence[Drawing], judge: Judge) -> Variety | None
     return Variety(
         drawn=diversity(pictures, np.repeat(np.arange(10), per_digit)),
         train=diversity(*train),
-        test=diversity(*test),
+        test=diversity(*test)._replace(uncovered=None),  # they are the held-out scans
         drawn_confidence=float(np.median(judge.digit(pictures)[1])),
         test_confidence=float(np.median(judge.digit(test[0])[1])),
     )
@@ -214,9 +220,11 @@ def table(scores: dict[str, Score], variety: Variety | None) -> str:
         lines.append(f"{name:<30}{scores[name].share:>8.1%}{scores[name].cases:>8}")
     if variety:
         lines.append(f"{'':<30}{'drawn':>8}{'train':>8}{'test':>8}")
-        for name, unit in (("nearest_train", ".1f"), ("class_deviation", ".1f"), ("near_duplicates", ".1%")):
-            values = (getattr(d, name) for d in (variety.drawn, variety.train, variety.test))
-            lines.append(f"{name.replace('_', ' '):<30}" + "".join(f"{value:>8{unit}}" for value in values))
+        for name in Diversity._fields:
+            unit = ".1%" if name in ("closer_to_train", "near_duplicates") else ".1f"
+            values = [getattr(of, name) for of in (variety.drawn, variety.train, variety.test)]
+            cells = "".join(f"{'':>8}" if value is None else f"{value:>8{unit}}" for value in values)
+            lines.append(f"{name.replace('_', ' '):<30}{cells}")
         lines.append(f"{'confidence':<30}{variety.drawn_confidence:>8.2f}{'':>8}{variety.test_confidence:>8.2f}")
     return "\n".join(lines)
 
@@ -238,9 +246,11 @@ def as_page(scores: dict[str, Score], variety: Variety | None) -> dict:
     note = "Held-out scans; what is drawn is judged by a classifier and a motion estimator that never saw the model."
     if variety:
         note += (
-            f" Drawn digits are {variety.drawn.nearest_train:.1f} greys from the nearest training scan (real held-out "
-            f"ones {variety.test.nearest_train:.1f}) and vary within a class by {variety.drawn.class_deviation:.1f} "
-            f"({variety.test.class_deviation:.1f}); {variety.drawn.near_duplicates:.1%} are near duplicates of another."
+            f" Of drawn digits {variety.drawn.closer_to_train:.0%} are nearer to a training scan than to one not "
+            f"seen (real held-out ones {variety.test.closer_to_train:.0%}); they vary within a class by "
+            f"{variety.drawn.class_deviation:.1f} greys ({variety.test.class_deviation:.1f}), "
+            f"{variety.drawn.near_duplicates:.1%} are near duplicates of another, and held-out scans are "
+            f"{variety.drawn.uncovered:.1f} greys from the nearest (training scans {variety.train.uncovered:.1f})."
         )
     return {"header": ["task", "right", "cases"], "rows": rows, "note": note}
 

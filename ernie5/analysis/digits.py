@@ -1,4 +1,4 @@
-"""The judge of the digit world: which digit a picture shows, where it moves, and how different drawings are.
+"""The judge of the digit world: which digit a picture shows, and where it moves.
 
 It learns from the `judge` scans alone, which no model or tokenizer ever sees, and knows nothing of any model.
 """
@@ -16,11 +16,12 @@ from ernie5.data.digits.render import (
     film_glyph,
     picture_glyph,
 )
-from ernie5.data.digits.scans import Scans, load_scans, split_scans
+from ernie5.data.digits.scans import load_scans, split_scans
 from ernie5.data.digits.tasks import STEPS, TRAVEL
 
 VARIANTS = 6  # renderings of each scan that the judge learns from; more change nothing
 BLANK = 0.02  # mean brightness, of 1, below which a picture shows nothing; real ones have 0.12, films 0.05
+LIKENESS = 0.86  # cosine to the likest of the judge's scans, below which nothing is read; noise has 0.7, a square 0.85
 FASTEST_SLOW = sum(TRAVEL.values()) / 2  # pixels from first to last frame; beyond, a film is fast
 MIN_TRAVEL = min(TRAVEL.values()) / 2  # below, nothing moves
 MAX_DRIFT = 0.5  # travel across the direction, of that along it
@@ -38,8 +39,9 @@ class Motion(NamedTuple):
 class Judge:
     """A support vector machine on centred pictures of 16 x 16 pixels."""
 
-    def __init__(self, machine: Any):
+    def __init__(self, machine: Any, references: np.ndarray):
         self._machine = machine
+        self._references = references  # features of the scans as they are, [scans, 256]
 
     @classmethod
     def train(cls) -> "Judge":
@@ -57,17 +59,20 @@ class Judge:
             for glyphs, zoom in ((pictures, 1.0), (frames, PICTURE_SCALE / FILM_SCALE))
         ]
         labels = scans.digits[[glyph.scan for glyph in pictures + frames]]
-        machine = SVC(C=10, gamma="scale", decision_function_shape="ovo").fit(_features(np.concatenate(drawn)), labels)
-        return cls(machine)
+        features = _features(np.concatenate(drawn))
+        machine = SVC(C=10, gamma="scale", decision_function_shape="ovo").fit(features, labels)
+        return cls(machine, features[: len(ids)])
 
     def digit(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [pictures, 16, 16, 3] -> digits int64 [pictures], -1 where blank; confidence float64 [pictures].
+        """uint8 [pictures, 16, 16, 3] -> digits int64 [pictures], -1 where none can be read; confidence [pictures].
 
-        Confidence is how clearly the digit wins against the digit that resembles it most, in margins of the machine:
-        about 1 for a clear one, below 0 for one that does not even win against each other one.
+        Confidence (float64) is how clearly the digit wins against the one that resembles it most, in margins of the
+        machine: about 1 for a clear one. No digit is read where none wins against every other one, and of what is
+        blank or like no scan of the judge: there confidence is at most 0.
         """
         pictures = grey(pictures)
-        return self._decide(self._margins(pictures, 1.0), pictures)
+        margins, likeness = self._compare(pictures, 1.0)
+        return self._decide(margins, likeness, pictures)
 
     def scene(self, pictures: np.ndarray) -> np.ndarray:
         """Scenes of two digits, uint8 [scenes, 16, 32, 3] or [scenes, 32, 16, 3] -> digits int64 [scenes, 2]."""
@@ -78,24 +83,32 @@ class Judge:
         """uint8 [films, frames, height, width, 3] -> digits and confidence as `digit`, over the frames together."""
         num_films, num_frames = films.shape[:2]
         frames = grey(films.reshape(-1, *films.shape[2:]))
-        margins = self._margins(frames, PICTURE_SCALE / FILM_SCALE).reshape(num_films, num_frames, 10, 10).mean(1)
-        return self._decide(margins, frames.reshape(num_films, -1, films.shape[3]))
+        margins, likeness = self._compare(frames, PICTURE_SCALE / FILM_SCALE)
+        margins = margins.reshape(num_films, num_frames, 10, 10).mean(1)
+        likeness = likeness.reshape(num_films, num_frames).mean(1)
+        return self._decide(margins, likeness, frames.reshape(num_films, -1, films.shape[3]))
 
-    def _margins(self, pictures: np.ndarray, zoom: float) -> np.ndarray:
-        """How clearly digit a wins against digit b, float64 [pictures, a, b]; infinite where a is b."""
+    def _compare(self, pictures: np.ndarray, zoom: float) -> tuple[np.ndarray, np.ndarray]:
+        """How clearly digit a wins against digit b, float64 [pictures, a, b], infinite where a is b; and likeness to
+        the likest scan, [pictures].
+        """
         margins = np.zeros((len(pictures), 10, 10))
         margins[:, range(10), range(10)] = np.inf
+        likeness = np.zeros(len(pictures))
         if len(pictures):
+            features = _features(centred(pictures, zoom))
+            likeness = (features @ self._references.T).max(1)
             first, second = np.triu_indices(10, 1)  # the order of the machine's pairs
-            decision = self._machine.decision_function(_features(centred(pictures, zoom)))
+            decision = self._machine.decision_function(features)
             margins[:, first, second], margins[:, second, first] = decision, -decision
-        return margins
+        return margins, likeness
 
     @staticmethod
-    def _decide(margins: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _decide(margins: np.ndarray, likeness: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         closest = margins.min(2)  # [pictures, 10]: against the strongest rival
-        blank = pictures.mean(axis=(1, 2)) < BLANK
-        return np.where(blank, -1, closest.argmax(1)), np.where(blank, -1.0, closest.max(1))
+        confidence = np.where(likeness < LIKENESS, np.minimum(closest.max(1), 0.0), closest.max(1))
+        confidence = np.where(pictures.mean(axis=(1, 2)) < BLANK, -1.0, confidence)
+        return np.where(confidence > 0, closest.argmax(1), -1), confidence
 
 
 def grey(pictures: np.ndarray) -> np.ndarray:
@@ -156,63 +169,3 @@ def motion(films: np.ndarray) -> Motion:
         direction[moves & (axis == of_axis) & (np.sign(along) == step[of_axis])] = name
     speed = np.where(moves, np.where(travel < FASTEST_SLOW, "slow", "fast"), "")
     return Motion(direction, speed, np.where(moves, np.abs(along), 0.0))
-
-
-class Diversity(NamedTuple):
-    """How different pictures of digits are; compare with the same numbers for real pictures."""
-
-    nearest_train: float  # root mean square difference in greys (0-255) to the nearest training scan, mean
-    class_deviation: float  # root of the variance a pixel within a digit, greys, mean over the digits
-    near_duplicates: float  # share that another picture of the same digit resembles within DUPLICATE greys
-
-
-DUPLICATE = 16.0  # greys, root mean square; one in a hundred real pictures is as near to one by another hand
-
-
-def diversity(pictures: np.ndarray, digits: np.ndarray) -> Diversity:
-    """Of pictures uint8 [pictures, 16, 16, 3] of `digits` int64 [pictures]; the ink is centred before comparing."""
-    scans = load_scans()
-    ids = split_scans(scans)["train"]
-    plain = [picture_glyph(i, CELL / 2, CELL / 2, None) for i in ids]
-    references = _comparable(draw_glyphs(scans.pixels, plain, CELL, CELL) / 255)
-    drawn = _comparable(grey(pictures))
-    nearest = _distances(drawn, references).min(1)
-    variances, duplicates = [], 0
-    for digit in np.unique(digits):
-        same = drawn[digits == digit]
-        variances.append(same.var(axis=0).mean())
-        between = _distances(same, same) + np.where(np.eye(len(same), dtype=bool), np.inf, 0)
-        duplicates += int((between.min(1) < DUPLICATE).sum())
-    return Diversity(float(nearest.mean()), float(np.sqrt(np.mean(variances))), duplicates / len(drawn))
-
-
-def _comparable(pictures: np.ndarray) -> np.ndarray:
-    """Centred greys in one row each; float64 [pictures, 256], 0 to 255, the brightest ink at 255."""
-    flat = centred(pictures, 1.0).reshape(len(pictures), -1).astype(np.float64)
-    return flat / np.maximum(flat.max(1, keepdims=True), 1e-6) * 255
-
-
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Root mean square differences, [a, b]."""
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares, 0) / a.shape[1])
-
-
-def real_pictures(split: str, per_digit: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of a split's scans, varied as in training: uint8 [pictures, 16, 16, 3] and digits int64 [pictures].
-
-    What drawings are measured beside: as many of each digit, all of different scans up to `smallest_class`.
-    """
-    scans: Scans = load_scans()
-    ids, rng = split_scans(scans)[split], np.random.default_rng(seed)
-    chosen = np.concatenate(
-        [np.resize(rng.permutation(ids[scans.digits[ids] == digit]), per_digit) for digit in range(10)]
-    )
-    drawn = draw_glyphs(scans.pixels, [picture_glyph(i, CELL / 2, CELL / 2, rng) for i in chosen], CELL, CELL)
-    return np.repeat(drawn[..., None], 3, axis=-1), scans.digits[chosen]
-
-
-def smallest_class(split: str) -> int:
-    """Scans of the rarest digit in a split."""
-    scans = load_scans()
-    return int(np.bincount(scans.digits[split_scans(scans)[split]], minlength=10).min())
