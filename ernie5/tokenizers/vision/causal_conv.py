@@ -63,10 +63,11 @@ class CausalConv(nn.Layer):
         kernel: int = 3,
         stride: int = 1,
         temporal_kernel: int = TEMPORAL_KERNEL,
+        initial_scale: float = 1.0,
     ):
         super().__init__()
         self.stride, self.temporal_kernel, self.out_channels = stride, temporal_kernel, out_channels
-        bound = (in_channels * kernel**2) ** -0.5  # as for one frame, whatever kt is
+        bound = initial_scale * (in_channels * kernel**2) ** -0.5  # as for one frame, whatever kt is
         initial = nn.initializer.Uniform(-bound, bound)
         shape = [out_channels, in_channels, temporal_kernel, kernel, kernel]
         self.weight = self.create_parameter(shape, default_initializer=initial)
@@ -108,8 +109,7 @@ class ResBlock(nn.Layer):
     def __init__(self, channels: int, temporal_kernel: int = TEMPORAL_KERNEL):
         super().__init__()
         self.conv1 = CausalConv(channels, channels, temporal_kernel=temporal_kernel)
-        self.conv2 = CausalConv(channels, channels, temporal_kernel=temporal_kernel)
-        self.conv2.weight.set_value(paddle.zeros_like(self.conv2.weight))
+        self.conv2 = CausalConv(channels, channels, temporal_kernel=temporal_kernel, initial_scale=0.0)
 
     def forward(self, frames: paddle.Tensor, batch: int, stream: Stream | None = None) -> paddle.Tensor:
         hidden = self.conv1(F.swish(frames), batch, stream)
