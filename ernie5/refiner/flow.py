@@ -5,17 +5,21 @@ sampler is our own because no scheduler library installs beside Paddle 3.3.1 (do
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import paddle
 
-Velocity = Callable[[paddle.Tensor, float], paddle.Tensor]  # (x_t, t) -> velocity, both of one shape
+Array = TypeVar("Array", np.ndarray, paddle.Tensor)
+Velocity = Callable[[Array, float], Array]  # (x_t, t) -> velocity, both of one shape
 Method = Literal["euler", "heun"]
 
 
 def draw_times(batch: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 [batch], each uniform in [0, 1), one in each of `batch` equal parts, which makes losses vary less."""
+    """float32 [batch]: sample i is uniform in [i / batch, (i + 1) / batch), at one offset that all share.
+
+    Evenly spread times make losses vary less.
+    """
     return ((np.arange(batch) + rng.random()) / batch).astype(np.float32)
 
 
@@ -45,7 +49,7 @@ def network_input(x_t: paddle.Tensor, t: paddle.Tensor) -> paddle.Tensor:
     return x_t / _radius(t)
 
 
-def integrate(field: Velocity, noise: paddle.Tensor, num_steps: int, method: Method = "euler") -> paddle.Tensor:
+def integrate(field: Velocity[Array], noise: Array, num_steps: int, method: Method = "euler") -> Array:
     """From noise at t = 1 to detail at t = 0 in equal steps; Heun's method asks twice a step.
 
     One step of Euler gives the conditional mean of the detail, the best guess by squared error; more give a sample.

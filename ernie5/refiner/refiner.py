@@ -1,6 +1,7 @@
 """The refiner: low-resolution pixels in, pixels with detail out; a picture is a film of one frame (report §2.2.3)."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import paddle
@@ -12,6 +13,7 @@ from ernie5.refiner import flow
 from ernie5.refiner import folder as refiner_folder
 from ernie5.refiner.pixels import to_float, to_uint8, upsample
 from ernie5.refiner.unet import UNet
+from ernie5.refiner.windows import MAX_PIXELS, mixed, plan
 
 
 class Refiner(nn.Layer):
@@ -56,25 +58,42 @@ class Refiner(nn.Layer):
 
     @paddle.no_grad()
     def refine(
-        self, pixels: np.ndarray, strength: float, num_steps: int = 8, method: flow.Method = "euler", seed: int = 0
+        self,
+        pixels: np.ndarray,
+        strength: float,
+        num_steps: int = 8,
+        method: flow.Method = "euler",
+        seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> np.ndarray:
         """uint8 [frames, h, w, 3] -> uint8 [frames, h * scale, w * scale, 3].
 
         strength: how degraded the input is, 0 to 1, as in `degrade`; the more, the more the refiner invents.
         num_steps: 1 gives the mean over all likely pictures, more give one of them. The noise is a function of `seed`.
-        Raises UserError for a size that does not fit, and for pixels, strength or steps that are none.
+        max_pixels: refined pixels, times frames, that the network sees at once. What has more is seen in overlapping
+        windows at every step (`windows`), which bounds the network's memory; about 50 bytes a pixel are held besides.
+        Raises UserError for a size that does not fit, and for pixels, strength, steps, method, seed or limit that are
+        none.
         """
-        self._check(pixels, strength, num_steps)
-        upsampled = paddle.to_tensor(to_float(upsample(pixels, self.config.scale)))[None]
-        noise = draw_noise(np.random.default_rng(seed), 1, *upsampled.shape[2:4]).expand(upsampled.shape)
+        self._check(pixels, strength, num_steps, method, seed)
+        upsampled = upsample(pixels, self.config.scale)
+        looks = plan(upsampled.shape[:3], self.config, max_pixels)
         told = paddle.full([1], strength, "float32")
 
-        def field(x_t: paddle.Tensor, t: float) -> paddle.Tensor:
+        def field(x_t: np.ndarray, t: float) -> np.ndarray:
             time = paddle.full([1], t, "float32")
-            return flow.velocity(self(x_t, upsampled, time, told), x_t, _wide(time))
 
-        detail = flow.integrate(field, noise, num_steps, method)
-        return to_uint8((upsampled + self.config.detail_std * detail)[0].numpy())
+            def look(where: tuple[slice, slice, slice]) -> np.ndarray:
+                x_seen = paddle.to_tensor(x_t[where])[None]
+                prediction = self(x_seen, paddle.to_tensor(to_float(upsampled[where]))[None], time, told)
+                return flow.velocity(prediction, x_seen, _wide(time))[0].numpy()
+
+            return mixed(look, looks, x_t.shape)
+
+        noise = draw_noise(np.random.default_rng(seed), 1, *upsampled.shape[1:3])[0].numpy()
+        detail = flow.integrate(field, np.broadcast_to(noise, upsampled.shape), num_steps, method)
+        std = np.float32(self.config.detail_std)
+        return np.stack([to_uint8(to_float(u) + std * d) for u, d in zip(upsampled, detail, strict=True)])
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Writes `config.json` and `model.safetensors` in a new folder, which appears whole. UserError if it exists."""
@@ -88,7 +107,7 @@ class Refiner(nn.Layer):
         refiner.eval()
         return refiner
 
-    def _check(self, pixels: np.ndarray, strength: float, num_steps: int) -> None:
+    def _check(self, pixels: np.ndarray, strength: float, num_steps: int, method: str, seed: int) -> None:
         scale, stride = self.config.scale, self.config.stride
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3 or 0 in pixels.shape:
             raise UserError(
@@ -104,6 +123,10 @@ class Refiner(nn.Layer):
             raise UserError(f"strength is {strength}: say how degraded the input is, from 0 (not) to 1")
         if num_steps < 1:
             raise UserError(f"num_steps is {num_steps}: take at least one step")
+        if method not in get_args(flow.Method):
+            raise UserError(f"method is {method}: take {' or '.join(get_args(flow.Method))}")
+        if seed < 0:
+            raise UserError(f"seed is {seed}: must not be negative")
 
 
 def draw_noise(rng: np.random.Generator, batch: int, height: int, width: int) -> paddle.Tensor:
