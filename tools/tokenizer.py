@@ -166,6 +166,8 @@ def inspect_folder(args: argparse.Namespace) -> None:
             raise UserError(f"{args.folder} is a vision tokenizer: give --media, not a text")
         inspect_vision(args)
     else:
+        if not (args.folder / "tokenizer_config.json").is_file():
+            raise UserError(f"{args.folder} is no tokenizer folder: name one that tools/tokenizer.py train wrote")
         if args.media is not None or args.sheet is not None:
             raise UserError(f"{args.folder} is no vision tokenizer: give --text or --file, not media")
         inspect_text(args)

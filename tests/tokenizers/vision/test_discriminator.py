@@ -114,3 +114,29 @@ def with_lecam(adversary: Adversary, weight: float) -> Adversary:
     other = Adversary(replace(adversary.config, lecam_weight=weight))
     other.set_state_dict(adversary.state_dict())
     return other
+
+
+@pytest.mark.parametrize("loss", ["hinge", "non_saturating"])
+def test_losses_are_those_of_the_scores(loss: str):
+    adversary, real, fake = (
+        Adversary(replace(CONFIG, loss=loss)),
+        paddle.randn([4, 3, 8, 8]),
+        paddle.randn([4, 3, 8, 8]),
+    )
+    adversary.discriminator.score.bias.set_value(paddle.ones([1]) * 0.3)
+    r, f = (adversary.discriminator(frames).numpy().astype(np.float64) for frames in (real, fake))
+    if loss == "hinge":
+        expected = (np.maximum(1 - r, 0).mean() + np.maximum(1 + f, 0).mean()) / 2, -f.mean()
+    else:
+        expected = np.log1p(np.exp(-r)).mean() + np.log1p(np.exp(f)).mean(), np.log1p(np.exp(-f)).mean()
+    found = float(adversary.loss(real, fake)), float(adversary.generator_loss(fake))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_r1_is_weighed_by_half():
+    flat, real, fake = Adversary(CONFIG), paddle.randn([4, 3, 8, 8]), paddle.randn([4, 3, 8, 8])
+    steep = Adversary(replace(CONFIG, r1_weight=2.0))
+    steep.set_state_dict(flat.state_dict())
+    real.stop_gradient = False
+    penalty = float(gradient_penalty(flat.discriminator(real), real))
+    np.testing.assert_allclose(float(steep.loss(real, fake)) - float(flat.loss(real, fake)), penalty, rtol=1e-3)

@@ -80,3 +80,13 @@ def test_sheet_shows_the_medium_beside_each_prefix():
 def test_a_size_outside_the_table_is_refused():
     with pytest.raises(UserError, match="12 x 8 pixels: the vision tokenizer has 8 x 8, 8 x 16"):
         evaluate(make(), media((1, 12, 8)))
+
+
+@pytest.mark.parametrize("temporal_stride", [1, 2])
+def test_a_long_film_in_pieces_is_judged_as_at_once(temporal_stride: int, monkeypatch: pytest.MonkeyPatch):
+    tokenizer, films = make(temporal_stride), media((7, 8, 8))
+    whole = evaluate(tokenizer, films)
+    monkeypatch.setattr("ernie5.tokenizers.vision.evaluate.PIXELS", 2 * 64)
+    pieces = evaluate(tokenizer, films)
+    assert pieces.num_frames == whole.num_frames == 7
+    np.testing.assert_allclose(pieces.psnr, whole.psnr, rtol=1e-5)

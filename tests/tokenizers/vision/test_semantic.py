@@ -95,3 +95,21 @@ def test_a_saved_network_without_a_grid_is_refused(tmp_path: Path):
 def test_a_missing_network_is_refused():
     with pytest.raises(UserError, match="there is no nowhere/net.json"):
         make_teacher(SemanticConfig(weight=1.0, teacher="nowhere/net"), TOKENIZER)
+
+
+class MeanTeacher:
+    """Tells whether a frame is bright or dark."""
+
+    dim = 2
+
+    def __call__(self, frames: paddle.Tensor) -> paddle.Tensor:
+        mean = frames.mean(axis=[1, 2, 3], keepdim=True).expand([len(frames), 1, 2, 2])
+        return paddle.concat([mean, paddle.ones_like(mean)], axis=1)
+
+
+def test_teacher_sees_the_last_frame_of_each_latent_frame():
+    branch, film = SemanticBranch(ENCODER, MeanTeacher()), paddle.arange(5, dtype="float32").reshape([1, 5, 1, 1, 1])
+    features = paddle.ones([1, 3, 2, 2, 2])
+    said = paddle.to_tensor([[0.0, 1], [2, 1], [4, 1]]).reshape([1, 3, 1, 1, 2]).expand([1, 3, 2, 2, 2])
+    branch.head.forward = lambda _: said
+    assert float(branch(features, film.expand([1, 5, 8, 8, 3]))) < 1e-5

@@ -202,3 +202,26 @@ def test_media_that_do_not_fit_are_refused_before_the_folder_is_made(tmp_path: P
     with pytest.raises(UserError, match="data.validation holds no picture"):
         train_vision_tokenizer(run_config(tmp_path / "out"), media(), [])
     assert not (tmp_path / "out").exists()
+
+
+def test_each_term_is_its_weight_times_its_loss():
+    loss = VisionLossConfig(
+        commitment=0.3,
+        adversarial=AdversarialConfig(weight=0.2, channels=(8, 8)),
+        semantic=SemanticConfig(weight=0.4),
+    )
+    config = run_config("unused", loss=loss, scale_dropout=0.0)
+    objective = Objective(stirred(first_network(config)), config.train)
+    tokenizer, pixels = objective.tokenizer, paddle.rand([2, 1, 8, 8, 3]) * 2 - 1
+    terms = objective(pixels, np.random.default_rng(0), True)
+    features = tokenizer.encoder(pixels)
+    flat = tokenizer.to_bits(features).flatten(0, 1)
+    codes = tokenizer.residual_quantize(flat, ((1, 1), (2, 2)))
+    distance = ((flat.numpy() - codes.latent.numpy()) ** 2).sum(axis=-1).mean()
+    np.testing.assert_allclose(float(terms.losses["commitment"]), 0.3 * distance, rtol=1e-4)
+    score = -float(objective.adversary.discriminator(terms.output).mean())
+    np.testing.assert_allclose(float(terms.losses["adversarial"]), 0.2 * score, rtol=1e-4)
+    semantic = float(objective.semantic(features, pixels))
+    np.testing.assert_allclose(float(terms.losses["semantic"]), 0.4 * semantic, rtol=1e-4)
+    terms.losses["commitment"].backward()
+    assert float(tokenizer.to_bits.weight.grad.abs().sum()) > 0
