@@ -84,6 +84,14 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AudioConfig:
+    """Audio in the backbone (report §2.3): a token is a frame of codes, one of each level."""
+
+    num_codebooks: int = 8  # levels of codes; at most as many as there are layers
+    codebook_size: int = 2048  # codes of a level
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The backbone. Names are those of `config.json` in the model folder."""
 

@@ -1,5 +1,6 @@
 """The stack of decoder layers."""
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import paddle
@@ -28,9 +29,19 @@ class Decoder(nn.Layer):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, hidden_states: paddle.Tensor, layout: Layout, subnet: Subnet, caches: list[LayerCache] | None = None
+        self,
+        hidden_states: paddle.Tensor,
+        layout: Layout,
+        subnet: Subnet,
+        caches: list[LayerCache] | None = None,
+        taps: Mapping[int, Callable[[paddle.Tensor], paddle.Tensor]] | None = None,
     ) -> DecoderOutput:
-        """hidden_states [batch, seq, hidden] (the embedded sequence) -> DecoderOutput."""
+        """hidden_states [batch, seq, hidden] (the embedded sequence) -> DecoderOutput.
+
+        `taps`: by layer id, what reads the hidden states behind the layer and may change them; the subnet has them all.
+        """
+        taps = taps or {}
+        assert set(taps) <= set(subnet.layer_ids), "a tapped layer is not in the subnet"
         tokens_per_expert = {}
         for layer_id in subnet.layer_ids:
             cache = caches[layer_id] if caches is not None else None
@@ -38,4 +49,6 @@ class Decoder(nn.Layer):
             hidden_states = output.hidden_states
             if output.tokens_per_expert is not None:
                 tokens_per_expert[layer_id] = output.tokens_per_expert
+            if layer_id in taps:
+                hidden_states = taps[layer_id](hidden_states)
         return DecoderOutput(self.norm(hidden_states), hidden_states, tokens_per_expert)
