@@ -157,8 +157,9 @@ def section(title: str, runs: list[VisionTokenizerRunConfig], learned: Media, he
         with tempfile.TemporaryDirectory() as folder:
             _, quality = train_vision_tokenizer(replace(run, output_dir=folder), learned, held_out)
         if i == 0:
-            prefixes = range(1, len(quality.psnr) + 1)
-            names = [*(f"dB, {k} of {len(prefixes)} scales" for k in prefixes), *(f"entropy {k}" for k in prefixes)]
+            left_out = range(len(quality.psnr) - 1, -1, -1)
+            names = [f"dB, {f'without the last {k}' if k else 'all scales'}" for k in left_out]
+            names += [f"entropy of the last but {k}" if k else "entropy of the last" for k in left_out]
             lines += [f"| bits | {' | '.join(names)} |", f"|---:{'|---:' * len(names)}|"]
         psnr = [f"{value:.2f}" for value in quality.psnr]
         entropy = [f"{value:.3f}" for value in quality.entropy]

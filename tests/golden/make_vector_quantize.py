@@ -2,8 +2,8 @@
 
     pip install -e ".[parity]" && python tests/golden/make_vector_quantize.py
 
-For LFQ and LFQ(spherical=True), which is BSQ, the file holds for random vectors the quantised output, its gradient, the
-entropy of a sample and the commitment loss. The library's batch entropy sums over all 2^d codes, ours over the bits;
+For LFQ and LFQ(spherical=True), which is BSQ, the file holds for random vectors the quantised output, its gradient and
+the entropy of a sample. The library's batch entropy sums over all 2^d codes, ours over the bits;
 they are the same number only where the batch's bits are independent, so it is stored for such a batch: every
 combination of the same signs, three for each bit. ResidualLFQ halves its codes at every step, ours does not: no match.
 """
@@ -23,7 +23,7 @@ INVERSE_TEMPERATURE = {"lfq": 0.3, "bsq": 1.0}
 
 def compute(kind: str, z: torch.Tensor, independent: torch.Tensor) -> dict[str, np.ndarray]:
     """The library's results for vectors [n, d]."""
-    quantizer = LFQ(dim=NUM_BITS, spherical=kind == "bsq", commitment_loss_weight=1.0)
+    quantizer = LFQ(dim=NUM_BITS, spherical=kind == "bsq")
     inverse_temperature = INVERSE_TEMPERATURE[kind]
     z = z.clone().requires_grad_()
     result, parts = quantizer(z[None], inv_temperature=inverse_temperature, return_loss_breakdown=True)
@@ -33,7 +33,6 @@ def compute(kind: str, z: torch.Tensor, independent: torch.Tensor) -> dict[str, 
         "quantized": result.quantized[0],
         "gradient": z.grad,
         "sample_entropy": parts.per_sample_entropy,
-        "commitment": parts.commitment,
         "independent_batch_entropy": batch_parts.batch_entropy,
         "temperature": torch.tensor(1 / inverse_temperature),
     }

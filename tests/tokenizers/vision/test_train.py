@@ -23,7 +23,7 @@ from ernie5.errors import Fault, UserError
 from ernie5.tokenizers.vision.objective import Objective, drop_scales
 from ernie5.tokenizers.vision.sampler import MediaSampler
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
-from ernie5.tokenizers.vision.train import first_network, train_vision_tokenizer
+from ernie5.tokenizers.vision.train import Phase, _Trainer, film_phase, first_network, train_vision_tokenizer
 from tests.vision_models import stirred
 
 
@@ -225,3 +225,44 @@ def test_each_term_is_its_weight_times_its_loss():
     np.testing.assert_allclose(float(terms.losses["semantic"]), 0.4 * semantic, rtol=1e-4)
     terms.losses["commitment"].backward()
     assert float(tokenizer.to_bits.weight.grad.abs().sum()) > 0
+
+
+def make_trainer(output: Path, **train: object) -> _Trainer:
+    config = run_config(output, **train)
+    paddle.seed(0)
+    return _Trainer(config.train, Objective(stirred(first_network(config)), config.train), media(1), output, print)
+
+
+def test_the_discriminator_moves_by_the_gradient_of_its_own_loss_alone(tmp_path: Path):
+    loss = VisionLossConfig(adversarial=AdversarialConfig(weight=10.0, channels=(8, 8), learning_rate=1e-3))
+    trainer = make_trainer(tmp_path, loss=loss, scale_dropout=0.0)
+    adversary, pixels = trainer.objective.adversary, paddle.rand([4, 1, 8, 8, 3]) * 2 - 1
+    terms = trainer.objective(pixels, np.random.default_rng(0), False)
+    adversary.loss(terms.target, terms.output).backward()
+    before = {name: (p.numpy(), p.grad.numpy()) for name, p in adversary.named_parameters()}
+    adversary.clear_gradients()
+    trainer._step(pixels, trainer._optimizer(1e-3), step=1)
+    for name, parameter in adversary.named_parameters():
+        weight, gradient = before[name]
+        told = np.abs(gradient) > 1e-4 * np.abs(gradient).max()
+        # Adam's first step without momentum is the sign of the gradient
+        moved = np.sign(parameter.numpy() - weight)[told]
+        np.testing.assert_array_equal(moved, -np.sign(gradient[told]), err_msg=name)
+
+
+def test_the_learning_rate_rises_in_the_warmup_and_falls_by_half_a_cosine(tmp_path: Path):
+    trainer = make_trainer(tmp_path, warmup_steps=4)
+    phase = Phase("pictures", steps=24, learning_rate=1.0, draw=lambda rng: None)
+    shares = [trainer._share(phase, step) for step in (0, 1, 3, 4, 14, 24)]
+    np.testing.assert_allclose(shares, [0.25, 0.5, 1.0, 1.0, (1 + 0.05) / 2, 0.05], atol=1e-9)
+
+
+def test_the_film_phase_sees_pictures_in_the_share_asked_for():
+    class Sampler:
+        pictures = staticmethod(lambda rng, number: "pictures")
+        films = staticmethod(lambda rng, number, frames: "films")
+
+    phase = film_phase(run_config("unused", video_steps=1, image_share=0.25).train, Sampler())
+    rng = np.random.default_rng(0)
+    drawn = [phase.draw(rng) for _ in range(2000)]
+    assert 0.22 < drawn.count("pictures") / 2000 < 0.28
