@@ -15,7 +15,7 @@ class Fault(RuntimeError):
 
 
 def exit_cleanly(main: Callable[[], int | None]) -> None:
-    """Runs a tool's main: a user's mistake or a full disk exits with 2, a fault with 1, each in one line."""
+    """Runs a tool's main: a user's mistake, a failing path or a full disk exits with 2, a fault with 1, in one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         status = main() or 0
@@ -26,10 +26,13 @@ def exit_cleanly(main: Callable[[], int | None]) -> None:
         sys.stderr.write(f"fault: {error}\n")
         status = 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f" at {error.filename}" if error.filename else ""
+            sys.stderr.write(f"error: no space left on the disk{where}: free some and run again with --resume auto\n")
+        elif error.filename:
+            sys.stderr.write(f"error: {error.filename}: {error.strerror}: correct the path or its permissions\n")
+        else:
             raise
-        where = f" at {error.filename}" if error.filename else ""
-        sys.stderr.write(f"error: no space left on the disk{where}: free some and run again with --resume auto\n")
         status = 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped by the user\n")

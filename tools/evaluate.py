@@ -6,6 +6,8 @@ python tools/evaluate.py runs/digits/model --world data/digits --num 40 --json s
 
 import argparse
 import json
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +46,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.num < 0:
-        raise UserError(f"--num is {arguments.num}: give a number above 0, or leave it out for all samples")
+    check_numbers(arguments)
+    check_outputs(arguments)
     from tqdm import tqdm
 
     from ernie5.analysis import digit_world
@@ -67,13 +69,36 @@ def main() -> None:
     if arguments.json:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
         record = {"settings": settings, **digit_world.as_record(scores, variety)}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
     if arguments.sheets:
         for path in write_sheets(arguments.sheets, drawings):
             print(path)
     if arguments.run:
         show_in_report(arguments.run, digit_world.as_page(scores, variety), drawings)
+
+
+def check_numbers(arguments: argparse.Namespace) -> None:
+    if arguments.num < 0:
+        raise UserError(f"--num is {arguments.num}: give a number above 0, or leave it out for all samples")
+    if min(arguments.seed, arguments.threads) < 0:
+        raise UserError("--seed and --threads must be 0 or more")
+    if not 0 <= arguments.temperature < math.inf or not 0 < arguments.top_p <= 1:
+        raise UserError("--temperature must be a number from 0 on, --top-p above 0 and at most 1")
+    if not all(0 <= guidance < math.inf for guidance in arguments.guidance):
+        raise UserError("--guidance must be two numbers from 0 on")
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Makes the folders to be written to, before anything is scored; an OSError names the one that cannot be."""
+    if arguments.json and arguments.json.is_dir():
+        raise UserError(f"--json {arguments.json}: is a folder: name a file")
+    if arguments.run and not arguments.run.is_dir():
+        raise UserError(f"--run {arguments.run}: is no folder: name the folder of a run")
+    for folder in (arguments.json and arguments.json.parent, arguments.sheets):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise UserError(f"{folder}: cannot be written to: correct its permissions or name another")
 
 
 def show_in_report(run_dir: Path, page: dict, drawings: list["Drawing"]) -> None:

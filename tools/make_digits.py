@@ -31,6 +31,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.seed < 0:
+        raise UserError(f"--seed is {arguments.seed}: give 0 or more")
+    if arguments.show and (arguments.show.suffix.lower() != ".png" or arguments.show.is_dir()):
+        raise UserError(f"--show {arguments.show}: name a .png file")
     from tqdm import tqdm
 
     from ernie5.data.digits.world import WorldConfig, make_world

@@ -100,6 +100,8 @@ def _film(path: str, max_pixels: int) -> Iterator[_Shown]:
         video = container.streams.best("video")
         if video is None or video.codec_context is None:
             raise UserError(f"{path}: has no stream of pictures that can be decoded: give a film")
+        if not (video.codec_context.height and video.codec_context.width):
+            raise UserError(f"{path}: says nothing of its size: copy it again, it is cut off or damaged")
         check_size(path, video.codec_context.height, video.codec_context.width, MAX_PIXELS)
         height, width = shrunk(video.codec_context.height, video.codec_context.width, max_pixels)
         rounding = min(float(video.time_base) / 2, _ROUNDING)

@@ -143,6 +143,10 @@ class _Line:
 
     def media_path(self, source: str, where: str) -> str:
         """The path of a medium, checked to exist inside the manifest's folder, links followed."""
+        try:
+            os.fsencode(source)
+        except UnicodeEncodeError:
+            raise self.bad(f"{where} {ascii(source)} is no file name (half a character): correct it") from None
         if "://" in source or source.startswith("data:"):
             raise self.bad(
                 f'{where} "{source[:60]}" is an address: save the medium beside the manifest and name the file'

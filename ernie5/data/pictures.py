@@ -1,6 +1,7 @@
 """Picture files, still or moving, become RGB pixels by Pillow; the size is checked before memory is taken for it."""
 
 import math
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -49,8 +50,13 @@ def refusals(path: str, kind: str, remedy: str) -> Iterator[None]:
 
 
 def open_picture(path: str, formats: tuple[str, ...]) -> Image.Image:
-    """Reads the header alone. Raises PIL.UnidentifiedImageError if the file is none of these formats."""
+    """Reads the header alone. Raises PIL.UnidentifiedImageError if the file is none of these formats.
+
+    Raises UserError for a folder, a pipe or a device.
+    """
     # Pillow's own limit would refuse or warn before the size is known; ours comes right after, and names the file.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path}: is no regular file: name a file on disk")  # of a pipe, reading would wait for ever
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

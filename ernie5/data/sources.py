@@ -36,12 +36,17 @@ def open_source(source: SourceConfig) -> Corpus:
 
 
 def find_files(source: SourceConfig) -> tuple[str, ...]:
-    """The files of a source, sorted: the file itself, those below a folder (not hidden ones), or a glob's matches."""
+    """The files of a source, sorted: the file itself, those below a folder, or a glob's matches.
+
+    Of a folder without hidden ones and without links that lead out of it: who opens a folder opens nothing else.
+    """
     path = Path(source.path)
     if path.is_file():
         return (str(path),)
     if path.is_dir():
+        root = path.resolve()
         found = [file for file in path.rglob("*") if not _is_hidden(file.relative_to(path))]
+        found = [file for file in found if file.resolve().is_relative_to(root)]
     else:
         found = [Path(match) for match in glob.glob(source.path, recursive=True)]
     files = tuple(sorted(str(file) for file in found if file.is_file()))

@@ -153,3 +153,9 @@ def test_lone_surrogate_survives():
 def test_a_key_that_stands_twice_is_refused():
     with pytest.raises(BadLine, match='f:1: .*"text" stands twice'):
         parse_line(b'{"text": "a", "text": "b"}', "f:1", ".")
+
+
+def test_media_name_that_is_no_file_name_is_refused():
+    line = b'{"segments": [{"type": "image", "source": "\\ud800.png", "role": "understand"}]}'
+    with pytest.raises(BadLine, match="is no file name"):
+        parse_line(line, "here", ".")

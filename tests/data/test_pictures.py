@@ -204,3 +204,8 @@ def test_text_bomb_in_a_png_is_refused(tmp_path):
     bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20)))
     (tmp_path / "a.png").write_bytes(data[:33] + bomb + data[33:])
     assert "cannot be read as a picture" in refusal(tmp_path / "a.png")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "is no regular file" in refusal(tmp_path / "pipe.png")

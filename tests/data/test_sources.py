@@ -152,3 +152,12 @@ def test_samples_leaves_bad_lines_out_only_when_asked(tmp_path):
     assert [sample.segments[0].text for sample in pieces.samples(True, indices=[2, 1])] == ["b"]
     with pytest.raises(BadLine):
         list(pieces.samples(skip_bad_lines=False))
+
+
+def test_links_out_of_a_folder_are_left_out(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "outside.txt").write_text("outside")
+    (tmp_path / "folder" / "a.txt").write_text("inside")
+    (tmp_path / "folder" / "b.txt").symlink_to(tmp_path / "outside.txt")
+    (tmp_path / "folder" / "c.txt").symlink_to(tmp_path / "folder" / "a.txt")
+    assert texts(open_source(SourceConfig(name="s", path=str(tmp_path / "folder")))) == ["inside", "inside"]

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ernie5.data.digits.world import SPLITS
+from ernie5.data.digits.world import SPLITS, read_about
 
 COLUMNS = 5
 ENGLISH = "en"  # the font that matplotlib brings has no Chinese or Japanese
 
 
 def write_sheet(world: Path, path: Path) -> None:
-    """Draws examples of each task of the world's training part, in English, one task a row, to the PNG `path`."""
+    """Draws examples of each task of the world's training part, in English, one task a row, to the PNG `path`.
+
+    Its description is the configuration of the world, as JSON.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -29,7 +32,8 @@ def write_sheet(world: Path, path: Path) -> None:
             _show(cell, world, segments)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout(pad=0.6)
-    figure.savefig(path, dpi=90)
+    config = (read_about(world) or {}).get("config")
+    figure.savefig(path, dpi=90, metadata={"Software": None, "Description": json.dumps(config)})
     pyplot.close(figure)
 
 
