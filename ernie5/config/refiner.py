@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ernie5.config.ranges import joined, negative, not_a_share, not_positive, prefixed
+from ernie5.config.ranges import joined, negative, not_a_share, not_positive, outside, prefixed
 from ernie5.errors import UserError
 
 SCALES = (2, 4)
+MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS = 8, 4096, 64  # of a U-Net: a damaged config.json must not fill the memory
 MAX_JPEG_QUALITY = 95  # above it Pillow's files grow without looking better
 
 
@@ -71,10 +72,11 @@ class RefinerDataConfig:
     train: tuple[str, ...]
     validation: tuple[str, ...] = ()  # empty: cut from `train`
     validation_fraction: float = 0.1  # of the media of `train`, when `validation` is empty
-    short_side: int = 0  # pixels to which larger originals are brought, smaller ones are left out; 0: as they are
+    short_side: int = 256  # pixels to which larger originals are brought, smaller ones stay; 0: as they are
     fps: float = 8.0  # at which films are read
     max_frames: int = 64  # of a film
-    max_media: int = 5000  # read into memory, evenly chosen; 0: all
+    max_media: int = 5000  # evenly chosen; 0: all
+    max_bytes: int = 4_000_000_000  # of pixels that are held in memory, of either list; more is refused
     max_validation_media: int = 32
 
 
@@ -96,7 +98,7 @@ def check(config: RefinerConfig, source: str) -> None:
 def check_run(config: RefinerRunConfig, source: str) -> None:
     """As `check`, for the settings of a run."""
     own = [f"refiner.{fault}" for fault in _refiner_faults(config.refiner)]
-    _raise(source, [*own, *_train_faults(config), *_data_faults(config.data)])
+    _raise(source, [*own, *_train_faults(config), *_data_faults(config)])
 
 
 def _raise(source: str, faults: Iterator[str] | list[str]) -> None:
@@ -113,6 +115,14 @@ def _refiner_faults(config: RefinerConfig) -> Iterator[str]:
     )
     scale = None if config.scale in SCALES else f"scale is {config.scale}: must be 2 or 4"
     even = f"embedding_size is {config.embedding_size}: must be a multiple of 4" if config.embedding_size % 4 else None
+    limits = [
+        ("len(channels)", len(config.channels), MAX_LEVELS),
+        ("channels", max(config.channels, default=0), MAX_WIDTH),
+        ("embedding_size", config.embedding_size, MAX_WIDTH),
+        ("blocks_per_level", config.blocks_per_level, MAX_BLOCKS),
+    ]
+    large = joined(*(f"{name} is {found}: must be at most {most}" for name, found, most in limits if found > most))
+    std = outside({"detail_std": config.detail_std}, lambda x: 0 <= x <= 2, "must lie between 0 and 2")
     nested = joined(
         negative(blur=degradation.blur, block_offset=degradation.block_offset, noise=degradation.noise),
         not_positive(block_size=degradation.block_size),
@@ -121,9 +131,7 @@ def _refiner_faults(config: RefinerConfig) -> Iterator[str]:
     quality = degradation.jpeg_quality
     if not 0 <= quality <= MAX_JPEG_QUALITY:
         nested = joined(nested, f"jpeg_quality is {quality}: must lie between 0 (none) and {MAX_JPEG_QUALITY}")
-    yield from filter(
-        None, [scale, sizes, even, negative(detail_std=config.detail_std), prefixed("degradation", [nested])]
-    )
+    yield from filter(None, [scale, sizes, large, even, std, prefixed("degradation", [nested])])
 
 
 def _train_faults(config: RefinerRunConfig) -> Iterator[str]:
@@ -143,6 +151,7 @@ def _train_faults(config: RefinerRunConfig) -> Iterator[str]:
         weight_decay=train.weight_decay,
         eval_steps=train.eval_steps,
         threads=train.threads,
+        seed=train.seed,
     )
     shares = not_a_share(film_share=train.film_share, ema_decay=train.ema_decay)
     yield from filter(None, [prefixed("train", [sizes, others, shares])])
@@ -150,12 +159,20 @@ def _train_faults(config: RefinerRunConfig) -> Iterator[str]:
         yield f"train.crop is {train.crop}: must be a multiple of {config.refiner.stride}, the stride of the refiner"
 
 
-def _data_faults(data: RefinerDataConfig) -> Iterator[str]:
+def _data_faults(config: RefinerRunConfig) -> Iterator[str]:
+    data = config.data
     if not data.train:
         yield "data.train is empty: name a folder, a file, a manifest, or digits"
     if not data.validation and not 0 < data.validation_fraction < 1:
         yield f"data.validation_fraction is {data.validation_fraction}: must lie inside 0 and 1"
-    positive = not_positive(max_validation_media=data.max_validation_media, fps=data.fps, max_frames=data.max_frames)
+    positive = not_positive(
+        max_validation_media=data.max_validation_media,
+        fps=data.fps,
+        max_frames=data.max_frames,
+        max_bytes=data.max_bytes,
+    )
+    if 0 < data.short_side < config.train.crop:
+        yield f"data.short_side is {data.short_side}: must be at least train.crop, {config.train.crop}"
     yield from filter(
         None, [prefixed("data", [positive, negative(max_media=data.max_media, short_side=data.short_side)])]
     )

@@ -45,7 +45,7 @@ def read_config(folder: Path | str) -> RefinerConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}): restore it or train again") from None
     if not isinstance(values, dict) or values.pop("model_type", None) != MODEL_TYPE:
         raise UserError(f"{path}: is not of an ernie5 refiner: {REMEDY}")
@@ -56,33 +56,60 @@ def read_config(folder: Path | str) -> RefinerConfig:
     return config
 
 
+def check_header(folder: Path | str, config: RefinerConfig) -> None:
+    """UserError unless the weights' sizes are those of the settings, before a network of such sizes is built.
+
+    Looks at what has each setting in its shape; `assign` compares all of them.
+    """
+    path, size = Path(folder) / WEIGHTS_FILE, config.embedding_size
+    expected = {
+        f"network.down.{level}.blocks.{i}.conv1.weight": ("F32", [width, width, 3, 3])
+        for level, width in enumerate(config.channels)
+        for i in range(config.blocks_per_level)
+    } | {"network.embed.0.weight": ("F32", [size, 2 * size])}
+    found = _read_header(path)
+    _refuse([name for name, kind in expected.items() if found.get(name) != kind], path)
+
+
 def assign(layer: nn.Layer, folder: Path | str) -> None:
-    """Sets a layer's weights to those of the folder; UserError unless names and shapes are the same."""
-    path = Path(folder) / WEIGHTS_FILE
-    weights, parameters = _read_weights(path), layer.state_dict()
-    wrong = sorted(
-        name
-        for name in weights.keys() | parameters.keys()
-        if name not in weights or name not in parameters or list(weights[name].shape) != parameters[name].shape
-    )
-    if wrong:
-        raise UserError(
-            f"{path}: {len(wrong)} weights do not fit its config.json, such as {wrong[0]}: restore the folder"
-        )
+    """Sets a layer's weights to those of the folder; UserError unless names, shapes and type agree and all are finite.
+
+    Sizes are checked before anything is read.
+    """
+    from safetensors.numpy import load_file
+
+    path, parameters = Path(folder) / WEIGHTS_FILE, layer.state_dict()
+    found = _read_header(path)
+    expected = {name: ("F32", list(parameter.shape)) for name, parameter in parameters.items()}
+    _refuse([name for name in found | expected if found.get(name) != expected.get(name)], path)
+    weights = load_file(path)
+    broken = sorted(name for name, array in weights.items() if not np.isfinite(array).all())
+    if broken:
+        raise UserError(f"{path}: {len(broken)} weights are not finite, such as {broken[0]}: restore it or train again")
     for name, parameter in parameters.items():
         parameter.set_value(weights[name])
 
 
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each array of a safetensors file, none of which is read."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            return {name: (array.get_dtype(), array.get_shape()) for name, array in slices.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}): {REMEDY}") from None
     except SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}): restore it or train again") from None
+
+
+def _refuse(wrong: list[str], path: Path) -> None:
+    """UserError if there are weights that do not fit."""
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} weights do not fit its config.json, such as {min(wrong)}: restore the folder"
+        )
 
 
 def _write(path: Path, content: bytes) -> None:

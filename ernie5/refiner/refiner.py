@@ -102,7 +102,9 @@ class Refiner(nn.Layer):
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "Refiner":
         """What `save_pretrained` wrote, in evaluation mode. UserError: not such a folder, or its files do not agree."""
-        refiner = cls(refiner_folder.read_config(folder))
+        config = refiner_folder.read_config(folder)
+        refiner_folder.check_header(folder, config)
+        refiner = cls(config)
         refiner_folder.assign(refiner, folder)
         refiner.eval()
         return refiner

@@ -38,7 +38,7 @@ def train(config: RefinerRunConfig, originals: Iterable[np.ndarray], held_out: I
     """
     originals, held_out = list(originals), list(held_out)
     films = check_media(config, originals, held_out)
-    output = _new_folder(Path(config.output_dir))
+    output = new_folder(config)
     (output / "config.yaml").write_text(to_text(asdict(config)), encoding="utf-8")
     trainer = Trainer(config.refiner, config.train, originals, films)
     with open(output / METRICS_FILE, "a", encoding="utf-8") as file:
@@ -171,8 +171,13 @@ def _record(file: Any, **values: Any) -> None:
     file.flush()
 
 
-def _new_folder(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is in use, and no run is written over: name a new output_dir, or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
+def new_folder(config: RefinerRunConfig) -> Path:
+    """The run's folder, empty. UserError: it is in use or cannot be made."""
+    folder = Path(config.output_dir)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: is in use, and no run is written over: name a new output_dir, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir: {folder} cannot be made ({error.strerror}): name another folder") from None
     return folder

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ernie5.config.load import load_as
+from ernie5.config.refiner import RefinerRunConfig, check_run
+from ernie5.errors import UserError
+
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 refiner: {channels: [8], blocks_per_level: 1, embedding_size: 8}
@@ -18,6 +23,7 @@ train: {steps: 2, batch_size: 2, crop: 16, sample_steps: 1, threads: 1}
 data: {train: [PATH], short_side: 24}
 output_dir: RUN
 """
+APPLY = ["apply", "{}/run/model", "--input", "{}/media/3.png", "--output", "{}/new.png"]
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +66,52 @@ def facts(run: Path) -> dict:
 
 
 def test_media_of_a_folder_are_split_and_small_ones_left_out(folder: Path):
-    # Six files: one in ten, so the first, is held out; one is smaller than a cut.
+    # Six files: one in ten, at least one, is held out; one is smaller than a cut.
     assert (facts(folder / "run")["media"], facts(folder / "run")["held_out"]) == (4, 1)
 
 
+def run_file(folder: Path, *overrides: str) -> RefinerRunConfig:
+    return load_as(RefinerRunConfig, folder / "run.yaml", list(overrides))
+
+
 def test_a_manifest_gives_each_medium_once(folder: Path, tool: ModuleType):
-    media = tool.media_of((str(folder / "two.jsonl"), str(folder / "two.jsonl")), "train")
-    assert [Path(path).name for path in media] == ["0.png", "1.png"]
+    path = folder / "two.jsonl"
+    config = run_file(folder, f"data.train=[{path}]", f"data.validation=[{path}]")
+    for media in tool.find_originals(config):
+        assert [Path(file.path).name for file in media] == ["0.png", "1.png"]
+
+
+def test_the_asked_share_of_files_is_held_out(folder: Path, tool: ModuleType):
+    train, held_out = tool.find_originals(run_file(folder, "data.validation_fraction=0.5"))
+    assert (len(train), len(held_out)) == (3, 3) and not set(train) & set(held_out)
+
+
+def test_digits_hold_out_their_validation_scans(folder: Path, tool: ModuleType):
+    held_out = tool.find_originals(run_file(folder, "data.train=[digits]", "data.max_validation_media=1000"))[1]
+    expected = tool.draw_digits("validation")
+    assert len(held_out) == len(expected) and all(map(np.array_equal, held_out, expected))
+
+
+def test_media_that_fill_the_memory_are_refused(folder: Path, tool: ModuleType):
+    config = run_file(folder, "data.max_bytes=3000")
+    with pytest.raises(UserError, match="take more than data.max_bytes, 3000: lower data.max_media"):
+        tool.load(tool.find_originals(config)[0], config.data, 16)
+
+
+def examples() -> list[str]:
+    return [line for line in (ROOT / "tools/refiner.py").read_text().split('"""')[1].splitlines() if " train " in line]
+
+
+@pytest.mark.parametrize("line", examples())
+def test_examples_of_the_help_name_settings_that_exist(line: str):
+    words = shlex.split(line)
+    overrides = [words[i + 1] for i, word in enumerate(words) if word == "-o"]
+    path = ROOT / words[words.index("-c") + 1]
+    check_run(load_as(RefinerRunConfig, path, overrides), str(path))
 
 
 def test_digits_are_the_scans_of_their_split_and_some_of_them_move(tool: ModuleType):
-    media = tool.media_of(("digits",), "validation")
+    media = tool.draw_digits("validation")
     films = [medium for medium in media if len(medium) > 1]
     assert all(medium.shape[1:] == (32, 32, 3) and medium.dtype == np.uint8 for medium in media)
     assert len(films) == -(-(len(media) - len(films)) // 4)
@@ -92,11 +133,20 @@ def test_a_film_is_refined_frame_for_frame(folder: Path):
         (["apply", "{}/run/model", "--input", "{}/media/notes.txt", "--output", "{}/new.png"], "cannot be read as"),
         (
             ["train", "-c", "{}/run.yaml", "-o", "data.train=[{}/nothing]", "-o", "output_dir={}/new"],
-            "holds no picture",
+            "not a file, a folder or a glob",
         ),
+        (["train", "-c", "{}/run.yaml", "-o", "train.seed=-1", "-o", "output_dir={}/new"], "seed is -1"),
+        (["train", "-c", "{}/run.yaml", "-o", "output_dir={}/two.jsonl/new"], "cannot be made"),
+        (["train", "-c", "{}/run.yaml"], "is in use"),
+        ([*APPLY, "--seed", "-1"], "--seed is -1"),
+        ([*APPLY, "--threads", "-3"], "--threads is -3"),
+        ([*APPLY, "--max-frames", "-1"], "--max-frames is -1"),
+        ([*APPLY[:-1], "{}/nothing/new.png"], "make it first"),
+        ([*APPLY[:-1], "{}/new.foo"], "names no format"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_sentence(folder: Path, arguments: list[str], message: str):
     result = call(*(argument.replace("{}", str(folder)) for argument in arguments))
     assert result.returncode == 2, result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (folder / "new").exists() and not (folder / "new.png").exists()
