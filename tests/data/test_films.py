@@ -221,7 +221,7 @@ def test_playlist_that_names_another_file_is_refused(tmp_path):
 
 
 def test_folder_and_missing_file_are_refused(tmp_path):
-    assert "Is a directory" in refusal(tmp_path)
+    assert "is no regular file" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "a.mp4")
 
 

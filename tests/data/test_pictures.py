@@ -152,7 +152,7 @@ def test_file_that_is_no_picture_is_refused(tmp_path, data):
 
 
 def test_folder_and_missing_file_are_refused(tmp_path):
-    assert "Is a directory" in refusal(tmp_path)
+    assert "is no regular file" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "a.png")
 
 
