@@ -1,10 +1,14 @@
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import paddle
 import pytest
+from safetensors.paddle import load_file as load_tensors
+from safetensors.paddle import save_file
 
 from ernie5.config.refiner import RefinerConfig
 from ernie5.errors import UserError
@@ -136,9 +140,26 @@ def damaged(folder: Path, damage: str) -> None:
     elif damage == "cut weights":
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage in ("float64", "bfloat16", "nan"):
+        path = folder / "model.safetensors"
+        weights = load_tensors(path)
+        if damage == "nan":
+            weights["network.conv_in.bias"][0] = float("nan")
+        else:
+            weights["network.conv_in.bias"] = weights["network.conv_in.bias"].astype(damage)
+        save_file(weights, path)
+    elif damage == "huge channels":
+        config["channels"] = [8, 4000]
+    elif damage == "too huge channels":
+        config["channels"] = [8, 16, 10**12]
+    elif damage == "huge embedding":
+        config["embedding_size"] = 4096
+    elif damage == "endless detail":
+        config["detail_std"] = float("inf")
     elif damage == "no weights":
         (folder / "model.safetensors").unlink()
-    (folder / "config.json").write_text("{" if damage == "cut config" else json.dumps(config))
+    text = {"cut config": "{", "nested config": "[" * 100_000}.get(damage, json.dumps(config))
+    (folder / "config.json").write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -151,12 +172,21 @@ def damaged(folder: Path, damage: str) -> None:
         ("cut weights", "not a whole safetensors file"),
         ("no weights", "cannot be read"),
         ("cut config", "not JSON"),
+        ("nested config", "not JSON"),
+        ("float64", "1 weights do not fit its config.json, such as network.conv_in.bias"),
+        ("bfloat16", "1 weights do not fit its config.json, such as network.conv_in.bias"),
+        ("nan", "1 weights are not finite, such as network.conv_in.bias"),
+        ("huge channels", "do not fit its config.json"),
+        ("too huge channels", "channels is 1000000000000: must be at most 4096"),
+        ("huge embedding", "do not fit its config.json"),
+        ("endless detail", "detail_std must be a finite number"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_sentence(refiner: Refiner, tmp_path: Path, damage: str, message: str):
     folder = refiner.save_pretrained(tmp_path / "refiner")
     damaged(folder, damage)
-    with pytest.raises(UserError, match=message) as caught:
+    built = patch("ernie5.refiner.refiner.UNet", side_effect=AssertionError("a network was built"))
+    with pytest.raises(UserError, match=message) as caught, built if "huge" in damage else nullcontext():
         Refiner.from_pretrained(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -175,6 +205,8 @@ def test_a_missing_folder_is_named(tmp_path: Path):
         ((1, 5, 8, 3), "uint8", {}, "multiples of 2"),
         ((1, 8, 8, 3), "uint8", {"strength": 1.5}, "strength is 1.5"),
         ((1, 8, 8, 3), "uint8", {"num_steps": 0}, "at least one step"),
+        ((1, 8, 8, 3), "uint8", {"method": "foo"}, "method is foo: take euler or heun"),
+        ((1, 8, 8, 3), "uint8", {"seed": -1}, "seed is -1"),
     ],
 )
 def test_what_cannot_be_refined_is_refused(config, shape, dtype, options, message):

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import paddle
@@ -16,7 +18,7 @@ from ernie5.config.refiner import (
     check_run,
 )
 from ernie5.errors import Fault, UserError
-from ernie5.refiner.evaluation import evaluate
+from ernie5.refiner.evaluation import Row, evaluate, write_sheet
 from ernie5.refiner.pairs import draw_pairs, measure_detail
 from ernie5.refiner.pixels import psnr, to_float, to_uint8, upsample
 from ernie5.refiner.refiner import Refiner
@@ -106,6 +108,41 @@ def test_run_leaves_a_folder_from_which_the_refiner_loads(run_config: RefinerRun
         assert sheet.size == (4 * 20 + 5 * 4, 16 + 2 * 4)
 
 
+def test_a_run_saves_the_average_and_not_the_weights(run_config: RefinerRunConfig, media: list[np.ndarray]):
+    trainers = []
+
+    class Watched(Trainer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            trainers.append(self)
+
+    with patch("ernie5.refiner.training.Trainer", Watched):
+        returned = train(run_config, media[1:], media[:1])
+    saved = Refiner.from_pretrained(Path(run_config.output_dir) / "model")
+    average, raw = (getattr(trainers[0], name).network.conv_in.weight.numpy() for name in ("average", "refiner"))
+    for made in (saved, returned):
+        np.testing.assert_array_equal(made.network.conv_in.weight.numpy(), average)
+    assert (average != raw).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_films_have_their_share_of_the_steps(run_config: RefinerRunConfig, media: list[np.ndarray], share: float):
+    setting = dataclasses.replace(run_config.train, film_share=share, batch_size=2)
+    trainer = Trainer(run_config.refiner, setting, media, media[-1:])
+    asked = []
+
+    def watched(media, refiner, train, num_frames, rng):
+        asked.append(num_frames)
+        raise StopIteration  # what a step asks for is known
+
+    with patch("ernie5.refiner.training.draw_pairs", watched):
+        for step in range(300):
+            with pytest.raises(StopIteration):
+                trainer.step(step)
+    assert set(asked) <= {1, setting.film_frames}
+    assert np.mean(np.array(asked) == setting.film_frames) == pytest.approx(share, abs=0.08)  # 3 deviations
+
+
 def test_same_seed_repeats_the_run_and_another_does_not(run_config: RefinerRunConfig, media: list[np.ndarray]):
     def loss(seed: int) -> float:
         trainer = Trainer(run_config.refiner, dataclasses.replace(run_config.train, seed=seed), media, media[-1:])
@@ -147,6 +184,33 @@ def test_evaluation_compares_with_what_the_network_is_given(config: RefinerConfi
     assert [row.strength for row in rows] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     np.testing.assert_array_equal(rows[0].bicubic, upsample(rows[0].low, 2))
     assert scores["psnr_bicubic"] == pytest.approx(np.mean([psnr(row.bicubic, row.original) for row in rows]))
+
+
+def test_edges_are_shares_of_the_originals_and_flicker_is_of_films(refiner: Refiner, media: list[np.ndarray]):
+    scores, rows = evaluate(refiner, media, sample_steps=2, seed=0)
+
+    def sharpness(kind: str) -> float:
+        grey = [getattr(row, kind).astype(float).mean(-1) for row in rows]
+        down, right = ([np.diff(g, axis=axis) for g in grey] for axis in (1, 2))
+        return np.mean([np.hypot(d[:, :, :-1], r[:, :-1]).mean() for d, r in zip(down, right, strict=True)])
+
+    assert sharpness("original") != pytest.approx(1, rel=0.1)
+    for kind in ("bicubic", "mean", "sample"):
+        assert scores[f"edges_{kind}"] == pytest.approx(sharpness(kind) / sharpness("original"))
+        error = getattr(rows[-1], kind).astype(float) - rows[-1].original  # the only film
+        assert scores[f"flicker_{kind}"] == pytest.approx(np.abs(error[1:] - error[:-1]).mean())
+        assert scores[f"flicker_{kind}"] > 0
+
+
+def test_a_row_of_the_sheet_is_input_refined_original_bicubic(tmp_path: Path):
+    colours = {"bicubic": 10, "mean": 20, "sample": 30, "original": 40}
+    made = {name: np.full((1, 4, 6, 3), value, np.uint8) for name, value in colours.items()}
+    low = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(1, 2, 3, 3)
+    write_sheet(tmp_path / "sheet.png", [Row(strength=0.5, low=low, **made)])
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    columns = [sheet[4:8, left : left + 6] for left in (4, 14, 24, 34)]
+    np.testing.assert_array_equal(columns[0], low[0].repeat(2, 0).repeat(2, 1))
+    assert [set(column.flat) for column in columns[1:]] == [{30}, {40}, {10}]
 
 
 def test_an_output_folder_in_use_is_refused_before_training(run_config: RefinerRunConfig, media: list[np.ndarray]):
@@ -194,10 +258,17 @@ def test_shipped_configurations_load_and_build(path: Path):
         ("train.crop=33", "train.crop is 33: must be a multiple of 2"),
         ("train.steps=0", "train.steps is 0"),
         ("data.fps=0", "data.fps is 0"),
+        ("train.seed=-1", "train.seed is -1"),
+        ("data.short_side=16", "data.short_side is 16: must be at least train.crop, 32"),
+        ("data.max_bytes=0", "data.max_bytes is 0"),
+        ("refiner.channels=[8,5000]", "refiner.channels is 5000: must be at most 4096"),
+        ("refiner.channels=[8,8,8,8,8,8,8,8,8]", "refiner.len(channels) is 9"),
+        ("refiner.blocks_per_level=65", "refiner.blocks_per_level is 65"),
+        ("refiner.detail_std=3", "refiner.detail_std is 3.0: must lie between 0 and 2"),
         ("data.train=[]", "data.train is empty"),
     ],
 )
 def test_settings_out_of_range_are_refused(override: str, message: str):
     path = ROOT / "configs/refiner/digits.yaml"
-    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+    with pytest.raises(UserError, match=re.escape(message)):
         check_run(load_as(RefinerRunConfig, path, [override]), str(path))
