@@ -1,4 +1,4 @@
-"""The README's commands, files and links are real. Commands are parsed and dry-run, not executed in full."""
+"""Commands of README and guides, the README's files and links are real. Commands are dry-run, not executed in full."""
 
 import os
 import re
@@ -12,24 +12,27 @@ from pathlib import Path
 import pytest
 
 from ernie5.config.load import load_as, load_config, load_config_or_model
+from ernie5.config.refiner import RefinerRunConfig
 from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "guides").glob("*.md"))]
 PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+RUN_CONFIGS = {"tools/tokenizer.py": VisionTokenizerRunConfig, "tools/refiner.py": RefinerRunConfig}
 CHECKED_FOLDERS = ("configs/", "docs/", "ernie5/", "tests/", "tools/")
 
 
 def commands() -> list[str]:
-    """Every command line of the bash blocks, continuation lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    """Every command line of the bash blocks of README and guides, continuation lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", "".join([README, *GUIDES]), flags=re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def words(command: str) -> list[str]:
     """The command's words, leading VARIABLE=value ones left out."""
-    split = shlex.split(command)
+    split = shlex.split(command, comments=True)
     while split and re.match(r"[A-Z0-9_]+=", split[0]):
         split.pop(0)
     return split
@@ -82,8 +85,8 @@ def overrides_in(arguments: list[str]) -> list[str]:
 def test_configuration_loads_with_the_overrides(command: str):
     arguments = words(command)
     path, overrides = ROOT / arguments[arguments.index("-c") + 1], overrides_in(arguments)
-    if "tools/tokenizer.py" in arguments:
-        load_as(VisionTokenizerRunConfig, path, overrides)
+    if arguments[1] in RUN_CONFIGS:
+        load_as(RUN_CONFIGS[arguments[1]], path, overrides)
     else:
         load_config_or_model(path, overrides)
 
