@@ -13,7 +13,7 @@ import numpy as np
 from ernie5.config.refiner import RefinerConfig
 from ernie5.errors import UserError
 
-MAX_PIXELS = 1 << 20  # pixels times frames that the network sees at once: 1.3 GB with channels of [32, 64]
+MAX_PIXELS = 1 << 20  # pixels times frames that the network sees at once: 1.5 GB with channels of [24, 48]
 RAMP = 16  # pixels over which neighbouring windows are mixed: group norms see a window, so they differ a little
 LEAST = 1 << 14  # of a limit: windows of less are all edge
 
