@@ -28,7 +28,8 @@ def exit_cleanly(main: Callable[[], int | None]) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f" at {error.filename}" if error.filename else ""
-            sys.stderr.write(f"error: no space left on the disk{where}: free some and run again with --resume auto\n")
+            again = "run again (tools/train.py: with --resume auto)"
+            sys.stderr.write(f"error: no space left on the disk{where}: free some and {again}\n")
         elif error.filename:
             sys.stderr.write(f"error: {error.filename}: {error.strerror}: correct the path or its permissions\n")
         else:
