@@ -101,7 +101,7 @@ class ResidualVectorQuantizer(nn.Layer):
         num_codebooks, codebook_size = self.counts.shape
         if not 1 <= levels <= min(codes.shape[-1], num_codebooks):
             raise UserError(
-                f"{levels} levels of codes {codes.shape}: the audio tokenizer has {num_codebooks}, give 1 to "
+                f"{levels} levels of codes {list(codes.shape)}: the audio tokenizer has {num_codebooks}, give 1 to "
                 f"{min(codes.shape[-1], num_codebooks)}"
             )
         used = codes[..., :levels]
@@ -143,7 +143,7 @@ def nearest(rows: paddle.Tensor, vectors: paddle.Tensor) -> paddle.Tensor:
     """rows [n, d], vectors [K, d] -> int64 [n]: the nearest vector of each row. Memory O(n K).
 
     The products are a convolution over n pieces of one sample, which Paddle multiplies one by one on a CPU: those of a
-    matrix product would depend on n in their last bits.
+    matrix product would depend on n in their last bits. For this K is a multiple of 16, as in `causal_conv`.
     """
     products = F.conv1d(rows.unsqueeze(-1), vectors.unsqueeze(-1)).squeeze(-1)
     return (vectors.square().sum(-1) - 2 * products).argmin(axis=-1)
