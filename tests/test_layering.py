@@ -30,7 +30,17 @@ WITHOUT_PADDLE = ("errors", "config", "planning")
 WITHOUT_DISTRIBUTED = ("layers", "tokenizers", "modality", "model", "elastic")
 CORE_LIBRARIES = {"paddle", "numpy", "yaml", "sentencepiece", "safetensors", "tqdm", "PIL"}
 # Libraries of an extra: only inside a function, so that the core install imports every module.
-EXTRA_LIBRARIES = {"visualdl", "matplotlib", "jieba", "paddlenlp", "av", "sklearn"}
+EXTRA_LIBRARIES = {
+    "visualdl",
+    "matplotlib",
+    "jieba",
+    "paddlenlp",
+    "av",
+    "sklearn",
+    "soundfile",
+    "soxr",
+    "espeakng_loader",
+}
 
 
 class Import(NamedTuple):
