@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ernie5.data.films import MissingReader
-from ernie5.data.pictures import refusals
 from ernie5.data.sound_files import SoundFormat, check_whole, describe, sound_format, tells_length
 from ernie5.errors import UserError
 
@@ -26,6 +25,7 @@ BLOCK = 1 << 16  # samples decoded at a time, of all channels together
 _MISSING = 0.05  # share of the declared length that may be missing at the end before a sound counts as cut off
 _UNKNOWN = 1 << 62  # libsndfile's count of samples, or more, of a FLAC that does not say it; soundfile cannot read it
 _ENDINGS = {".wav": "WAV", ".flac": "FLAC"}
+_REMEDY = "give a whole WAV, FLAC, MP3 or OGG file"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # told by the tool that ends because of it
 
 
@@ -51,10 +51,9 @@ def sound_blocks(path: str, sample_rate: int, max_seconds: float = float("inf"))
         ) from None
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path}: is no regular file: name a file on disk")  # of a pipe, reading would wait for ever
-    remedy = "give a whole WAV, FLAC, MP3 or OGG file"
-    with refusals(path, "sound", remedy), open(path, "rb", buffering=0) as file:
-        kind = _check_content(path, file)
-        try:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            kind = _check_content(path, file)
             # By its number, because libsndfile would let the ending overrule the content.
             with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
                 _check_header(path, sound, max_seconds)
@@ -64,11 +63,16 @@ def sound_blocks(path: str, sample_rate: int, max_seconds: float = float("inf"))
                 raise UserError(
                     f"{path}: lasts longer than can be told (MP3 of varying bit rate without a Xing tag): save it again"
                 )
-        except soundfile.LibsndfileError as error:
-            raise UserError(
-                f"{path}: begins as {kind} but cannot be decoded ({error.error_string.rstrip('.')}): copy it again, it "
-                "is cut off or damaged"
-            ) from None
+    except soundfile.LibsndfileError as error:
+        raise UserError(
+            f"{path}: begins as {kind} but cannot be decoded ({error.error_string.rstrip('.')}): copy it again, it is "
+            "cut off or damaged"
+        ) from None
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a decoder may raise anything of a broken file
+        cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path}: cannot be read as a sound ({cause}): {_REMEDY}") from None
 
 
 def write_sound(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
@@ -108,7 +112,7 @@ def _check_content(path: str, file: BinaryIO) -> SoundFormat:
     """The file's format. Raises UserError if we read none such, or the file is shorter than by its own word."""
     kind = sound_format(file)
     if kind is None:
-        raise UserError(f"{path}: is {describe(file)}: give a whole WAV, FLAC, MP3 or OGG file")
+        raise UserError(f"{path}: is {describe(file)}: {_REMEDY}")
     cause = check_whole(file, kind)
     if cause:
         raise UserError(f"{path}: is cut off ({cause}): copy it again")

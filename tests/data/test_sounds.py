@@ -246,6 +246,7 @@ def test_folder_pipe_and_missing_file_are_refused(tmp_path):
     assert "no regular file" in refusal(tmp_path)
     assert "no regular file" in refusal(tmp_path / "pipe.wav")
     assert "No such file" in refusal(tmp_path / "a.wav")
+    assert "null byte" in refusal(tmp_path / "a\0.wav")
 
 
 @pytest.mark.parametrize("module", ["soundfile", "soxr"])
