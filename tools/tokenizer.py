@@ -159,9 +159,9 @@ def train_vision(args: argparse.Namespace) -> None:
 
 
 def inspect_folder(args: argparse.Namespace) -> None:
-    from ernie5.tokenizers.vision.folder import is_tokenizer_folder
+    from ernie5.tokenizers.vision.folder import FOLDER
 
-    if is_tokenizer_folder(args.folder):
+    if FOLDER.is_one(args.folder):
         if args.text is not None or args.file is not None:
             raise UserError(f"{args.folder} is a vision tokenizer: give --media, not a text")
         inspect_vision(args)

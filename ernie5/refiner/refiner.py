@@ -7,13 +7,29 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ernie5.config.refiner import RefinerConfig
+from ernie5.config.refiner import RefinerConfig, check
 from ernie5.errors import UserError
+from ernie5.layers.network_folder import NetworkFolder
 from ernie5.refiner import flow
-from ernie5.refiner import folder as refiner_folder
 from ernie5.refiner.pixels import to_float, to_uint8, upsample
 from ernie5.refiner.unet import UNet
 from ernie5.refiner.windows import MAX_PIXELS, mixed, plan
+
+
+def _check_trained(config: RefinerConfig, source: str) -> None:
+    check(config, source)
+    if config.detail_std == 0:
+        raise UserError(f"{source}: detail_std is 0, which training replaces: restore it or train again")
+
+
+FOLDER = NetworkFolder(
+    name="refiner",
+    model_type="ernie5_refiner",
+    version=1,
+    config_type=RefinerConfig,
+    check=_check_trained,
+    command="tools/refiner.py train",
+)
 
 
 class Refiner(nn.Layer):
@@ -96,18 +112,13 @@ class Refiner(nn.Layer):
         return np.stack([to_uint8(to_float(u) + std * d) for u, d in zip(upsampled, detail, strict=True)])
 
     def save_pretrained(self, folder: Path | str) -> Path:
-        """Writes `config.json` and `model.safetensors` in a new folder, which appears whole. UserError if it exists."""
-        return refiner_folder.save(folder, self.config, {name: t.numpy() for name, t in self.state_dict().items()})
+        """Writes weights and configuration, each aside and renamed; an existing folder keeps its other files."""
+        return FOLDER.save(folder, self.config, self)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "Refiner":
         """What `save_pretrained` wrote, in evaluation mode. UserError: not such a folder, or its files do not agree."""
-        config = refiner_folder.read_config(folder)
-        refiner_folder.check_header(folder, config)
-        refiner = cls(config)
-        refiner_folder.assign(refiner, folder)
-        refiner.eval()
-        return refiner
+        return FOLDER.load(folder, cls, weight_shapes)
 
     def _check(self, pixels: np.ndarray, strength: float, num_steps: int, method: str, seed: int) -> None:
         scale, stride = self.config.scale, self.config.stride
@@ -139,3 +150,13 @@ def draw_noise(rng: np.random.Generator, batch: int, height: int, width: int) ->
 def _wide(t: paddle.Tensor) -> paddle.Tensor:
     """[batch] -> [batch, 1, 1, 1, 1]."""
     return t.reshape([-1, 1, 1, 1, 1])
+
+
+def weight_shapes(config: RefinerConfig) -> dict[str, list[int]]:
+    """Weights with each of the settings in their shapes."""
+    blocks = {
+        f"network.down.{level}.blocks.{i}.conv1.weight": [width, width, 3, 3]
+        for level, width in enumerate(config.channels)
+        for i in range(config.blocks_per_level)
+    }
+    return blocks | {"network.embed.0.weight": [config.embedding_size, 2 * config.embedding_size]}

@@ -8,14 +8,14 @@ from paddle import nn
 
 from ernie5.config.audio_tokenizer import AudioTokenizerConfig, check
 from ernie5.errors import UserError
+from ernie5.layers.network_folder import NetworkFolder, digest
 from ernie5.tokenizers.audio.causal_conv import continue_clip
 from ernie5.tokenizers.audio.decoder import AudioDecoder
 from ernie5.tokenizers.audio.encoder import LATENT_KERNEL, AudioEncoder
 from ernie5.tokenizers.audio.quantizer import ResidualVectorQuantizer
-from ernie5.tokenizers.folder import TokenizerFolder, digest
 from ernie5.tokenizers.vision.causal_conv import Stream
 
-FOLDER = TokenizerFolder(
+FOLDER = NetworkFolder(
     name="audio tokenizer",
     model_type="ernie5_audio_tokenizer",
     version=1,

@@ -1,22 +1,19 @@
 """The vision tokenizer: pixels to residual bits and back, a picture being a film of one frame (report §2.2.1)."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import paddle
 from paddle import nn
 
 from ernie5.config.vision_tokenizer import VisionTokenizerConfig
 from ernie5.errors import UserError
-from ernie5.tokenizers.vision import folder as tokenizer_folder
+from ernie5.layers.network_folder import digest
 from ernie5.tokenizers.vision import residual
 from ernie5.tokenizers.vision.causal_conv import TEMPORAL_KERNEL, Stream, inflate
 from ernie5.tokenizers.vision.decoder import VisionDecoder
 from ernie5.tokenizers.vision.encoder import VisionEncoder
+from ernie5.tokenizers.vision.folder import FOLDER
 from ernie5.tokenizers.vision.quantizer import make_quantizer
 from ernie5.tokenizers.vision.residual import ResidualCodes
 
@@ -78,13 +75,8 @@ class VisionTokenizer(nn.Layer):
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides the codes: the configuration and the weights, in the order of their names."""
-        total = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            array = np.ascontiguousarray(tensor.numpy())
-            total.update(f"{name} {array.shape} {array.dtype}".encode())
-            total.update(array)
-        return total.hexdigest()
+        """sha256 of what decides the codes: the configuration and the weights."""
+        return digest(self.config, self)
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Writes weights and configuration, each aside and renamed; an existing folder keeps its other files.
@@ -93,20 +85,12 @@ class VisionTokenizer(nn.Layer):
         """
         if self.temporal_kernel == 1:
             return self.inflated().save_pretrained(folder)
-        weights = {name: tensor.numpy() for name, tensor in self.state_dict().items()}
-        return tokenizer_folder.save(folder, self.config, weights, self.digest)
+        return FOLDER.save(folder, self.config, self)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "VisionTokenizer":
         """What `save_pretrained` wrote, in evaluation mode. UserError: not such a folder, or its files do not agree."""
-        config, digest = tokenizer_folder.read_config(folder)
-        tokenizer_folder.check_header(folder, config)
-        tokenizer = cls(config)
-        tokenizer_folder.assign(tokenizer, folder)
-        if tokenizer.digest != digest:
-            raise UserError(f"{folder}: its weights are not those that its config.json was written for: restore them")
-        tokenizer.eval()
-        return tokenizer
+        return FOLDER.load(folder, cls, weight_shapes)
 
     def _check_pixels(self, shape: Sequence[int], stream: Stream | None) -> None:
         stride, temporal_stride = self.config.encoder.stride, self.config.encoder.temporal_stride
@@ -133,3 +117,14 @@ class VisionTokenizer(nn.Layer):
             size = (shape[0], shape[2], shape[3])
             stream.begins(self.decoder, size)
             stream.follow(self.decoder, size)
+
+
+def weight_shapes(config: VisionTokenizerConfig) -> dict[str, list[int]]:
+    """Weights with each of the settings in their shapes."""
+    encoder = config.encoder
+    blocks = {
+        f"encoder.blocks.{level}.{i}.conv1.weight": [width, width, TEMPORAL_KERNEL, 3, 3]
+        for level, width in enumerate(encoder.channels)
+        for i in range(encoder.num_res_blocks)
+    }
+    return blocks | {"to_bits.weight": [encoder.channels[-1], config.bits]}

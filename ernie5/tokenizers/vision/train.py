@@ -21,7 +21,7 @@ from ernie5.config.vision_tokenizer import (
 )
 from ernie5.errors import Fault, UserError
 from ernie5.tokenizers.vision.evaluate import Quality, evaluate, reconstruction_sheet, scales_of
-from ernie5.tokenizers.vision.folder import read_config
+from ernie5.tokenizers.vision.folder import FOLDER
 from ernie5.tokenizers.vision.objective import Objective
 from ernie5.tokenizers.vision.sampler import MediaSampler, to_pixels
 from ernie5.tokenizers.vision.semantic import make_teacher
@@ -97,7 +97,7 @@ def check_start(config: VisionTokenizerRunConfig) -> None:
     Makes the output folder.
     """
     if config.init_from:
-        _check_smaller(config, read_config(config.init_from)[0])
+        _check_smaller(config, FOLDER.read_config(config.init_from))
     if config.train.loss.semantic.weight:
         make_teacher(config.train.loss.semantic, config.tokenizer)
     claim_folder(config.output_dir)

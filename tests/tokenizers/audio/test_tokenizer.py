@@ -230,7 +230,7 @@ def one_more(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "cannot be read"),
         (lambda folder: change(folder, codebook_size=32), "weights do not fit its config.json"),
         (lambda folder: change(folder, dilations=[1, 3, 9]), "weights do not fit its config.json"),
-        (lambda folder: change(folder, format=0), "is of another version"),
+        (lambda folder: change(folder, format=0), "was written by another version"),
         (lambda folder: change(folder, model_type="other"), "is not of an ernie5 audio tokenizer"),
         (lambda folder: change(folder, channels=[16, 16, 100_000]), "channels is 100000: must be at most 4096"),
         (lambda folder: change(folder, codebooks=3), "did you mean num_codebooks"),

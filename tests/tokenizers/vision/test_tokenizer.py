@@ -193,7 +193,7 @@ def nested(folder: Path) -> None:
         (change_bits, "weights do not fit its config.json"),
         (drop_config, "cannot be read"),
         (another_type, "weights do not fit its config.json"),
-        (earlier, "was written by an earlier version"),
+        (earlier, "was written by another version"),
         (huge, "encoder.channels is 100000: must be at most 4096"),
         (nested, "not JSON"),
         (misspell, "bit is not a known setting: did you mean bits"),

@@ -1,4 +1,7 @@
-"""The folder of a tokenizer that is a network: `config.json` and `model.safetensors`; nothing is pickled."""
+"""The folder of a network that is trained apart, such as a tokenizer: `config.json` and `model.safetensors`.
+
+Nothing is pickled.
+"""
 
 import hashlib
 import json
@@ -22,8 +25,8 @@ Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerFolder(Generic[Config]):
-    """What folders of one kind of tokenizer have in common."""
+class NetworkFolder(Generic[Config]):
+    """What folders of one kind of network have in common."""
 
     name: str  # as the user knows it, such as "audio tokenizer"
     model_type: str  # in `config.json`
@@ -83,7 +86,10 @@ class TokenizerFolder(Generic[Config]):
             raise UserError(f"{path}: is not of an ernie5 {self.name}: {self._remedy}")
         version = values.pop("format", None)
         if version != self.version:
-            raise UserError(f"{path}: is of another version (format {version}, not {self.version}): train it again")
+            found = "none" if version is None else version
+            raise UserError(
+                f"{path}: was written by another version (format {found}, not {self.version}): train it again"
+            )
         expected_digest = str(values.pop("digest", ""))
         config = build(self.config_type, values, lambda keys: str(path))
         self.check(config, str(path))
