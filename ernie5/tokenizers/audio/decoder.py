@@ -6,10 +6,8 @@ from paddle import nn
 
 from ernie5.config.audio_tokenizer import AudioTokenizerConfig
 from ernie5.tokenizers.audio.causal_conv import CausalConv, Upsample
-from ernie5.tokenizers.audio.encoder import LATENT_KERNEL, residual_units
+from ernie5.tokenizers.audio.encoder import LATENT_KERNEL, LOUDNESS, residual_units
 from ernie5.tokenizers.vision.causal_conv import Stream
-
-FIRST_LOUDNESS = 0.1  # of the untrained output relative to the layers before: about that of speech
 
 
 class AudioDecoder(nn.Layer):
@@ -25,7 +23,7 @@ class AudioDecoder(nn.Layer):
             self.ups.append(Upsample(width, after, stride, frame))
             frame *= stride
         weight = self.ups[-1].conv.weight
-        weight.set_value(weight * FIRST_LOUDNESS)
+        weight.set_value(weight * LOUDNESS)
 
     def forward(self, latents: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
         """latents [batch, frames, latent_size] -> waveform [batch, frames * frame_size], about [-1, 1]."""

@@ -8,6 +8,9 @@ from ernie5.config.audio_tokenizer import AudioTokenizerConfig
 from ernie5.tokenizers.audio.causal_conv import CausalConv, ResidualUnit
 from ernie5.tokenizers.vision.causal_conv import Stream
 
+LOUDNESS = (
+    0.1  # of speech, root mean square: the first weights begin as much larger, the decoder's last as much smaller
+)
 LATENT_KERNEL = 3  # frames that the first layer behind and the last before the quantiser see
 
 
@@ -26,6 +29,7 @@ class AudioEncoder(nn.Layer):
             self.downs.append(CausalConv(before, width, 2 * stride, stride=stride, frame=frame))
             frame, before = frame // stride, width
             self.units.append(residual_units(config, width, frame))
+        self.downs[0].weight.set_value(self.downs[0].weight / LOUDNESS)
         self.to_latents = CausalConv(before, config.latent_size, LATENT_KERNEL, frame=1)
 
     def forward(self, waveform: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
