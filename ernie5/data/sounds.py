@@ -3,10 +3,8 @@
 libsndfile (soundfile) decodes, libsoxr (soxr) resamples, both block by block: memory is that of the result.
 """
 
-import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from ernie5.data.films import MissingReader
 from ernie5.data.sound_files import SoundFormat, check_whole, describe, sound_format, tells_length
+from ernie5.data.whole_files import replacing
 from ernie5.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ _MISSING = 0.05  # share of the declared length that may be missing at the end b
 _UNKNOWN = 1 << 62  # libsndfile's count of samples, or more, of a FLAC that does not say it; soundfile cannot read it
 _ENDINGS = {".wav": "WAV", ".flac": "FLAC"}
 _REMEDY = "give a whole WAV, FLAC, MP3 or OGG file"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # told by the tool that ends because of it
 
 
 def read_sound(path: str, sample_rate: int, max_seconds: float) -> np.ndarray:
@@ -95,7 +93,7 @@ def write_sound(path: str | Path, samples: np.ndarray, sample_rate: int) -> None
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: the sound holds samples that are not finite: look for what went wrong before")
     levels = np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16)
-    with _replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         soundfile.write(file, levels, sample_rate, subtype="PCM_16", format=container)
 
 
@@ -168,21 +166,3 @@ def _mono_blocks(path: str, sound: "SoundFile", max_seconds: float) -> Iterator[
     if count < sound.frames * (1 - _MISSING):
         declared = sound.frames / sound.samplerate
         raise UserError(f"{path}: ends after {count / sound.samplerate:.2f} of {declared:.2f} s: copy it again")
-
-
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to, moved to `path` if that succeeds. Makes the folder if there is none."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}): name another place") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()

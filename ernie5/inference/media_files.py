@@ -3,21 +3,18 @@
 A picture is uint8 [height, width, 3], a film uint8 [frames, height, width, 3]. A file appears whole or not at all.
 """
 
-import errno
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ernie5.data.whole_files import replacing
 from ernie5.errors import UserError
 
 _GIF_FPS = 50  # delays are in hundredths of a second, and viewers slow a delay of one down
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # told by the tool that ends because of it
 _X264 = ("libx264", {"crf": "16", "preset": "medium"})
 _MPEG4 = ("mpeg4", {"qmin": "1", "qmax": "3"})  # in every build of FFmpeg
 
@@ -53,7 +50,7 @@ def check_name(path: str | Path, num_frames: int, fps: float) -> str:
 
 def save_png(path: str | Path, frame: np.ndarray) -> None:
     """Writes the picture without loss."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(frame).save(temporary, format="PNG")
 
 
@@ -64,7 +61,7 @@ def save_gif(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """
     delays = 10 * np.diff(_times(path, len(frames), fps, ticks=100))
     pictures = [Image.fromarray(frame) for frame in frames]
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         pictures[0].save(
             temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=delays.tolist(), loop=0
         )
@@ -77,7 +74,7 @@ def save_webp(path: str | Path, frames: np.ndarray, fps: float) -> None:
     """
     delays = np.diff(_times(path, len(frames), fps, ticks=1000))
     pictures = [Image.fromarray(frame) for frame in frames]
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         pictures[0].save(
             temporary,
             format="WEBP",
@@ -103,7 +100,7 @@ def save_mp4(path: str | Path, frames: np.ndarray, fps: float) -> None:
     _check_rate(path, fps)
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     codec, options = _X264 if _X264[0] in av.codecs_available else _MPEG4
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
@@ -150,21 +147,3 @@ def _times(path: str | Path, count: int, fps: float, ticks: int) -> np.ndarray:
 def _check_rate(path: str | Path, fps: float) -> None:
     if not (math.isfinite(fps) and 0.1 <= fps <= 1000):
         raise UserError(f"{path}: {fps} frames a second cannot be written: give fps from 0.1 to 1000")
-
-
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to, moved to `path` if that succeeds. Makes the folder if there is none."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}): name another place") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()

@@ -7,7 +7,7 @@ import pytest
 from ernie5.config.schema import ResolutionConfig, VisionEncoderConfig
 from ernie5.config.vision_tokenizer import VisionTokenizerConfig
 from ernie5.errors import UserError
-from ernie5.tokenizers.vision.evaluate import bit_entropy, evaluate, reconstruction_sheet
+from ernie5.tokenizers.vision.evaluate import bit_entropy, evaluate, reconstruction_sheet, scales_of
 from ernie5.tokenizers.vision.sampler import to_pixels
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
@@ -55,9 +55,19 @@ def test_quality_is_that_of_each_frame_by_itself():
 
 
 def test_sizes_with_more_scales_are_compared_from_the_last():
-    quality = evaluate(make(), media((1, 8, 8), (1, 8, 16)))
-    assert len(quality.psnr) == len(quality.entropy) == 2
-    assert quality.num_frames == 2
+    tokenizer, pictures = make(), media((1, 8, 8), (1, 8, 16))
+    two, three = (evaluate(tokenizer, [picture]) for picture in pictures)
+    both = evaluate(tokenizer, pictures)
+    assert (len(two.psnr), len(three.psnr), both.num_frames) == (2, 3, 2)
+    np.testing.assert_allclose(both.psnr, np.mean([two.psnr, three.psnr[1:]], axis=0), rtol=1e-6)
+    alone = [[codes.reshape([-1, 5]).numpy() for codes in codes_of(tokenizer, picture)] for picture in pictures]
+    joined = [np.concatenate(bits) for bits in zip(alone[0], alone[1][1:], strict=True)]
+    np.testing.assert_allclose(both.entropy, [bit_entropy(bits.mean(axis=0)).mean() for bits in joined], rtol=1e-6)
+
+
+def codes_of(tokenizer: VisionTokenizer, picture: np.ndarray) -> list[paddle.Tensor]:
+    latents = tokenizer.latents(paddle.to_tensor(to_pixels(picture[None]))).flatten(0, 1)
+    return tokenizer.residual_quantize(latents, scales_of(tokenizer.config, picture)).bits
 
 
 def test_frames_that_fill_no_latent_frame_are_left_out():
