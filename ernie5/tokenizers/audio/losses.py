@@ -15,8 +15,8 @@ import paddle.nn.functional as F
 from ernie5.config.audio_tokenizer import AudioLossConfig
 
 SMALLEST_POWER = 1e-12  # under a root, so that silence has a gradient
-# Added to magnitudes under a logarithm or a fraction, 60 dB below full scale. With 1e-4 the few that happen to be near 0
-# hold most of the gradient of the logarithm: on noise it is eight times as steep as what a step of 0.1 gains.
+# Added to magnitudes under a logarithm or a fraction, 60 dB below full scale. With 1e-4 the few that happen to lie near
+# 0 hold most of the gradient of the logarithm: on noise it is thirty times as steep as what a step of 0.1 gains.
 FLOOR = 1e-3
 MEASURE_WINDOW, MEASURE_BANDS = 512, 64  # of `mel_distance`
 
