@@ -9,8 +9,6 @@ from ernie5.tokenizers.audio.causal_conv import CausalConv, ResidualUnit
 from ernie5.tokenizers.vision.causal_conv import Stream
 
 LOUDNESS = 0.1  # of speech, root mean square: the first weights begin larger, the last smaller by it
-    0.1  # of speech, root mean square: the first weights begin as much larger, the decoder's last as much smaller
-)
 LATENT_KERNEL = 3  # frames that the first layer behind and the last before the quantiser see
 
 
