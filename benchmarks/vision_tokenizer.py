@@ -232,8 +232,8 @@ def header(commit: str, cpu_seconds: float) -> str:
             f"PaddlePaddle {paddle.__version__}, scikit-image {skimage.__version__}, commit {commit}.",
             "",
             "PSNR in dB of the sum of all scales and without the last ones, the mean over held-out frames, those of "
-            "films included; the entropy of a bit's frequency at each scale, the mean over bits (1: used evenly). Training "
-            "is short: the numbers compare widths, they are not the best that can be had.",
+            "films included; the entropy of a bit's frequency at each scale, the mean over bits (1: used evenly). "
+            "Training is short: the numbers compare widths, they are not the best that can be had.",
         ]
     )
 

@@ -20,6 +20,7 @@ from ernie5.config.vision_tokenizer import (
     VisionTokenizerTrainConfig,
 )
 from ernie5.errors import Fault, UserError
+from ernie5.tokenizers.schedule import warmup_cosine
 from ernie5.tokenizers.vision.evaluate import Quality, evaluate, reconstruction_sheet, scales_of
 from ernie5.tokenizers.vision.folder import FOLDER
 from ernie5.tokenizers.vision.objective import Objective
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 METRICS_FILE, SHEET_FILE = "metrics.jsonl", "reconstructions.png"
 SHEET_ROWS = 12
 SHEET_SIDE = 64  # pixels that a smaller picture is enlarged to on the sheet
-FLOOR = 0.05  # share of the peak that a phase's learning rate ends at
 ADVERSARY_BETAS = (0.0, 0.99)  # arXiv:1912.04958
 
 
@@ -187,7 +187,10 @@ class _Trainer:
             )
 
     def run(self, phase: Phase) -> None:
-        rate = paddle.optimizer.lr.LambdaDecay(phase.learning_rate, lambda step: self._share(phase, step))
+        warmup = self.config.warmup_steps
+        rate = paddle.optimizer.lr.LambdaDecay(
+            phase.learning_rate, lambda step: warmup_cosine(step, phase.steps, warmup)
+        )
         optimizer = self._optimizer(rate)
         self.objective.train()
         bar = tqdm(range(1, phase.steps + 1), desc=phase.name, unit="step")
@@ -231,14 +234,6 @@ class _Trainer:
             apply_decay_param_fun=decayed.__contains__,
             grad_clip=paddle.nn.ClipGradByGlobalNorm(self.config.clip_norm),
         )
-
-    def _share(self, phase: Phase, step: int) -> float:
-        """Of the peak learning rate: a linear warmup, then half a cosine down to FLOOR."""
-        warmup = min(self.config.warmup_steps, phase.steps // 2)
-        if step < warmup:
-            return (step + 1) / warmup
-        done = (step - warmup) / max(1, phase.steps - warmup)
-        return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2
 
     def _finite(self, phase: Phase, losses: dict[str, paddle.Tensor]) -> dict[str, float]:
         """The losses as numbers. Fault if one is none."""

@@ -23,7 +23,7 @@ from ernie5.errors import Fault, UserError
 from ernie5.tokenizers.vision.objective import Objective, drop_scales
 from ernie5.tokenizers.vision.sampler import MediaSampler
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
-from ernie5.tokenizers.vision.train import Phase, _Trainer, film_phase, first_network, train_vision_tokenizer
+from ernie5.tokenizers.vision.train import _Trainer, film_phase, first_network, train_vision_tokenizer
 from tests.vision_models import stirred
 
 
@@ -248,13 +248,6 @@ def test_the_discriminator_moves_by_the_gradient_of_its_own_loss_alone(tmp_path:
         # Adam's first step without momentum is the sign of the gradient
         moved = np.sign(parameter.numpy() - weight)[told]
         np.testing.assert_array_equal(moved, -np.sign(gradient[told]), err_msg=name)
-
-
-def test_the_learning_rate_rises_in_the_warmup_and_falls_by_half_a_cosine(tmp_path: Path):
-    trainer = make_trainer(tmp_path, warmup_steps=4)
-    phase = Phase("pictures", steps=24, learning_rate=1.0, draw=lambda rng: None)
-    shares = [trainer._share(phase, step) for step in (0, 1, 3, 4, 14, 24)]
-    np.testing.assert_allclose(shares, [0.25, 0.5, 1.0, 1.0, (1 + 0.05) / 2, 0.05], atol=1e-9)
 
 
 def test_the_film_phase_sees_pictures_in_the_share_asked_for():

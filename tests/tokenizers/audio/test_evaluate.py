@@ -1,0 +1,51 @@
+"""Quality of a codec, against a plain recomputation."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ernie5.config.audio_tokenizer import AudioTokenizerConfig
+from ernie5.tokenizers.audio.evaluate import bit_rates, code_use, evaluate
+from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
+
+CONFIG = AudioTokenizerConfig(
+    sample_rate=800, strides=(4, 16), channels=(16, 16), latent_size=16, num_codebooks=2, codebook_size=16
+)
+
+
+def sounds() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.normal(0, 0.1, length).astype(np.float32) for length in (640, 700)]
+
+
+def ratio(output: np.ndarray, target: np.ndarray) -> float:
+    output, target = output - output.mean(), target - target.mean()
+    along = (output @ target) / (target @ target) * target
+    return 10 * np.log10((along @ along) / ((output - along) @ (output - along)))
+
+
+def test_quality_is_the_mean_over_sounds_of_each_prefix_of_levels():
+    paddle.seed(0)
+    tokenizer = AudioTokenizer(CONFIG).eval()
+    tokenizer.quantizer.initialise(paddle.randn([1, 64, 16]), np.random.default_rng(0))
+    ratios, codes = [], []
+    for sound in sounds():
+        found = tokenizer.encode(paddle.to_tensor(sound[None]))
+        codes.append(found[0].numpy())
+        outputs = (tokenizer.decode(found[..., :n]).numpy()[0, : len(sound)].astype(np.float64) for n in (1, 2))
+        ratios.append([ratio(output, sound.astype(np.float64)) for output in outputs])
+    quality = evaluate(tokenizer, [*sounds(), np.zeros(640, np.float32)])
+    assert quality.num_sounds == 2
+    np.testing.assert_allclose(quality.si_sdr, np.mean(ratios, axis=0), rtol=1e-3)
+    joined = np.concatenate(codes)
+    expected = [code_use(np.bincount(joined[:, level], minlength=16)) for level in range(2)]
+    assert quality.code_use == pytest.approx(expected)
+
+
+def test_code_use_is_one_where_all_codes_are_alike_and_the_share_where_some_are():
+    assert code_use(np.array([5, 5, 5, 5])) == pytest.approx(1)
+    assert code_use(np.array([7, 7, 0, 0])) == pytest.approx(0.5)
+
+
+def test_bit_rate_of_the_report_s_frames():
+    assert bit_rates(CONFIG) == (50, 100)  # 12.5 frames of 4 bits
