@@ -45,8 +45,12 @@ def find_files(source: SourceConfig) -> tuple[str, ...]:
         return (str(path),)
     if path.is_dir():
         root = path.resolve()
-        found = [file for file in path.rglob("*") if not _is_hidden(file.relative_to(path))]
-        found = [file for file in found if file.resolve().is_relative_to(root)]
+        below = [file for file in path.rglob("*") if not _is_hidden(file.relative_to(path))]
+        found = [file for file in below if file.resolve().is_relative_to(root)]
+        if len(found) < len(below):
+            logger.warning(
+                "%s: %d links that lead out of it are left out: name what they lead to", path, len(below) - len(found)
+            )
     else:
         found = [Path(match) for match in glob.glob(source.path, recursive=True)]
     files = tuple(sorted(str(file) for file in found if file.is_file()))

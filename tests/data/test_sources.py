@@ -154,10 +154,11 @@ def test_samples_leaves_bad_lines_out_only_when_asked(tmp_path):
         list(pieces.samples(skip_bad_lines=False))
 
 
-def test_links_out_of_a_folder_are_left_out(tmp_path):
+def test_links_out_of_a_folder_are_left_out_with_a_word(tmp_path, caplog):
     (tmp_path / "folder").mkdir()
     (tmp_path / "outside.txt").write_text("outside")
     (tmp_path / "folder" / "a.txt").write_text("inside")
     (tmp_path / "folder" / "b.txt").symlink_to(tmp_path / "outside.txt")
     (tmp_path / "folder" / "c.txt").symlink_to(tmp_path / "folder" / "a.txt")
     assert texts(open_source(SourceConfig(name="s", path=str(tmp_path / "folder")))) == ["inside", "inside"]
+    assert "1 links that lead out of it are left out" in caplog.text
