@@ -21,9 +21,9 @@ from ernie5.tokenizers.audio.recogniser import (
 )
 from ernie5.tokenizers.audio.teacher import Teacher
 
-NETWORK = MelNetworkConfig(sample_rate=800, bands=12, width=16, units=2)
+NETWORK = MelNetworkConfig(sample_rate=800, bands=12, width=24, units=2)
 CONFIG = RecogniserConfig(network=NETWORK, symbols=("a", "b", "c"))
-PITCHES = {"a": 80, "b": 150, "c": 300}
+PITCHES = {"a": 120, "b": 200, "c": 300}
 FRAME = 64
 
 
