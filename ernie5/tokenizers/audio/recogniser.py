@@ -91,10 +91,13 @@ def _shapes(config: RecogniserConfig) -> dict[str, list[int]]:
 def ctc_loss(logits: paddle.Tensor, states: paddle.Tensor, labels: Sequence[Sequence[int]]) -> paddle.Tensor:
     """-log of the probability of each clip's labels, summed over alignments, over all labels (CTC, Graves 2006).
 
-    logits [batch, time, 1 + symbols], states int64 [batch]: how many of the time count; labels from 1 on, at least one
-    a clip (a batch of none ends the process in Paddle 3.3.1), which must fit into them (`states_needed`).
+    logits [batch, time, 1 + symbols], states int64 [batch]: how many of the time count; labels from 1 on, which
+    must fit into them (`states_needed`). Raises ValueError for a clip without one, which would end the process in
+    Paddle 3.3.1.
     """
     lengths = [len(row) for row in labels]
+    if not all(lengths):
+        raise ValueError("a clip has no label: leave it out")
     padded = np.zeros([len(labels), max(lengths)], np.int32)
     for row, label in zip(padded, labels, strict=True):
         row[: len(label)] = label

@@ -199,3 +199,8 @@ def test_a_folder_of_other_sizes_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="weights do not fit"):
         Recogniser.from_pretrained(tmp_path)
+
+
+def test_a_clip_without_a_label_is_refused():
+    with pytest.raises(ValueError, match="a clip has no label"):
+        ctc_loss(paddle.zeros([2, 4, 3]), paddle.to_tensor([4, 4]), [[1], []])
