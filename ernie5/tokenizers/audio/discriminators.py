@@ -4,6 +4,7 @@ As in arXiv:2306.06546 §3.4, after arXiv:2010.05646 §2.3 and arXiv:2101.00139,
 that are not split into bands, so that they train on a CPU. Waveforms are float32 [batch, samples], of any length.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Judgement(NamedTuple):
     features: list[paddle.Tensor]  # of each layer before it
 
 
-class _Judge(nn.Layer):
+class _Judge(nn.Layer, ABC):
     """Convolutions over a picture of the waveform, whose last one gives the scores. Subclasses draw the picture."""
 
     def __init__(self, layers: list[nn.Layer]):
@@ -41,9 +42,9 @@ class _Judge(nn.Layer):
             features.append(hidden)
         return Judgement(self.layers[-1](hidden), features)
 
+    @abstractmethod
     def picture(self, waveform: paddle.Tensor) -> paddle.Tensor:
         """[batch, samples] -> [batch, channels, height, width]."""
-        raise NotImplementedError
 
 
 class PeriodDiscriminator(_Judge):
