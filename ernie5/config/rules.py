@@ -2,6 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
+from ernie5.config.audio_rules import (
+    AUDIO_ELASTIC_RULES,
+    AUDIO_MEMBER_RULES,
+    AUDIO_MODEL_RULES,
+    AUDIO_RUN_RULES,
+    AUDIO_STAGE_RULES,
+)
 from ernie5.config.ranges import joined, negative, not_a_share, not_positive, outside, prefixed
 from ernie5.config.schema import Config, ElasticConfig, MemberConfig, ModelConfig, StageConfig
 from ernie5.config.vision_rules import VISION_MODEL_RULES, VISION_RUN_RULES, VISION_STAGE_RULES
@@ -392,6 +399,7 @@ MODEL_RULES = (
     dense_layers_have_a_width,
     one_prediction_block_at_most,
     *VISION_MODEL_RULES,
+    *AUDIO_MODEL_RULES,
 )
 STAGE_RULES = (
     stage_sizes_are_in_range,
@@ -400,6 +408,7 @@ STAGE_RULES = (
     learning_rate_goes_down,
     only_wsd_has_a_decay_fraction,
     *VISION_STAGE_RULES,
+    *AUDIO_STAGE_RULES,
 )
 ELASTIC_RULES = (
     draw_probabilities_are_shares,
@@ -409,8 +418,9 @@ ELASTIC_RULES = (
     drawn_experts_are_multiples,
     drawn_top_k_fits_the_model,
     dense_models_draw_depth_alone,
+    *AUDIO_ELASTIC_RULES,
 )
-MEMBER_RULES = (member_fits_the_model, member_has_experts_for_its_top_k)
+MEMBER_RULES = (member_fits_the_model, member_has_experts_for_its_top_k, *AUDIO_MEMBER_RULES)
 RUN_RULES = (
     there_is_a_stage,
     there_is_a_source,
@@ -423,4 +433,5 @@ RUN_RULES = (
     train_settings_are_in_range,
     generation_settings_are_in_range,
     *VISION_RUN_RULES,
+    *AUDIO_RUN_RULES,
 )

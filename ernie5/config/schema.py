@@ -85,10 +85,13 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioConfig:
-    """Audio in the backbone (report §2.3): a token is a frame of codes, one of each level."""
+    """Audio in the backbone (report §2.3): a token is a frame of codes, one of each level, for 80 ms of sound."""
 
-    num_codebooks: int = 8  # levels of codes; at most as many as there are layers
+    sample_rate: int = 24_000  # of the codec, Hz; every sound is brought to it
+    num_codebooks: int = 8  # levels of codes; each has a layer of its own at the top
     codebook_size: int = 2048  # codes of a level
+    speaker_dim: int = 0  # numbers that the speaker encoder gives; 0: no voices are taken from reference clips
+    max_seconds: float = 600.0  # of a sound; a longer one is an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,8 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02  # standard deviation of the initial weights
     tie_word_embeddings: bool = True
-    vision: VisionConfig | None = None  # without it the model has text alone
+    vision: VisionConfig | None = None  # without it the model neither sees nor draws
+    audio: AudioConfig | None = None  # without it the model neither hears nor speaks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,7 @@ class ElasticConfig:
     depth_probability: float = 0.0  # of a reduced depth (report: 0.25)
     min_layers: int = 1  # fewest decoder layers in a draw
     keep_first_layers: int = 1  # never skipped
-    keep_last_layers: int = 1  # never skipped (audio heads sit there, report §2.3)
+    keep_last_layers: int = 1  # never skipped; at least model.audio.num_codebooks, whose heads sit there (report §2.3)
     width_probability: float = 0.0  # of a reduced expert set (report: 0.20)
     min_experts: int = 1  # fewest experts in a draw
     expert_multiple: int = 1  # drawn expert counts are multiples of this
@@ -156,6 +160,25 @@ class VisionStageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AudioStageConfig:
+    """How a stage trains speech."""
+
+    loss_weight: float = 1.0  # of a frame's mean loss a code, beside a text token's loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityBalanceConfig:
+    """Weights of the modalities' losses by what they have been so far, so that none dominates (report §3.2).
+
+    posterior: a modality's loss is multiplied by (mean text loss / its own mean loss), both exponential averages.
+    """
+
+    method: Literal["none", "posterior"] = "none"
+    decay: float = 0.99  # of the averages, a step
+    measure_steps: int = 0  # steps between two measurements of the modalities' gradient norms; 0: never
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage of training: a context length with its schedule (report §3.2). Stages run in the order of the file."""
 
@@ -175,6 +198,8 @@ class StageConfig:
     mtp_loss_weight: float = 0.3  # report: 0.3, then 0.1
     elastic: ElasticConfig = field(default_factory=ElasticConfig)
     vision: VisionStageConfig = field(default_factory=VisionStageConfig)
+    audio: AudioStageConfig = field(default_factory=AudioStageConfig)
+    balance: ModalityBalanceConfig = field(default_factory=ModalityBalanceConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +222,8 @@ class TokenizerConfig:
 
     path: str = ""  # folder of a saved tokenizer
     vision: tuple[str, ...] = ()  # folders of trained vision tokenizers, fewest bits first
+    audio: str = ""  # folder of a trained audio tokenizer
+    speaker: str = ""  # folder of a trained speaker encoder
     vocab_size: int = 0  # of a newly trained one, special tokens included; 0: the model's
     bpe_dropout: float = 0.0  # probability that a merge is left out when training text is encoded (arXiv:1910.13267)
     max_train_bytes: int = 100_000_000  # of text given to the tokenizer's training
@@ -225,6 +252,13 @@ class VisionDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AudioDataConfig:
+    """How sounds are corrupted in training."""
+
+    condition_dropout: float = 0.1  # probability that a generated sound loses what stands before it (guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where samples come from and how they become batches."""
 
@@ -237,6 +271,7 @@ class DataConfig:
     num_workers: int = 1  # processes that tokenize; 0: in the training process
     prefetch_batches: int = 4
     vision: VisionDataConfig = field(default_factory=VisionDataConfig)
+    audio: AudioDataConfig = field(default_factory=AudioDataConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,11 +46,14 @@ def _draw_experts(rng, model: ModelConfig, elastic: ElasticConfig) -> np.ndarray
 
 
 def member_subnet(model: ModelConfig, member: MemberConfig) -> Subnet:
-    """A named member: the outermost layers (the middle is skipped), the first experts, the given top-k."""
+    """A named member: the outermost layers (the middle is skipped), the first experts, the given top-k.
+
+    As many layers stay at the top as predict codes of audio.
+    """
     full = full_subnet(model)
     depth = member.num_layers or model.num_hidden_layers
-    head = -(-depth // 2)
-    layer_ids = (*full.layer_ids[:head], *full.layer_ids[model.num_hidden_layers - (depth - head) :])
+    tail = max(depth // 2, model.audio.num_codebooks if model.audio else 0)
+    layer_ids = (*full.layer_ids[: depth - tail], *full.layer_ids[model.num_hidden_layers - tail :])
     experts = None
     if member.num_experts:
         rows = model.num_hidden_layers + model.num_nextn_predict_layers
