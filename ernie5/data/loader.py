@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ernie5.config.schema import DataConfig, VisionConfig
+from ernie5.config.schema import DataConfig
 from ernie5.data.corpus import Corpus
 from ernie5.data.encoder import Encoder, Skipped
+from ernie5.data.media_settings import TEXT_ALONE, MediaSettings
 from ernie5.data.mixture import Mixture
 from ernie5.data.packing import Cursor, fill_row, is_too_long
 from ernie5.data.pieces import Pieces
 from ernie5.data.sequence import EncodedSample, Tokenizer
-from ernie5.data.visual import VisionSettings
 from ernie5.data.worker import WorkerPool
 from ernie5.errors import UserError
 from ernie5.modality.unified import UnifiedSequence, stack
@@ -46,18 +46,18 @@ class Loader:
         longest_seq_len: int,
         seed: int,
         bpe_dropout: float = 0.0,
-        vision: VisionConfig | None = None,
+        media: MediaSettings = TEXT_ALONE,
     ):
         piece_bytes = PIECE_BYTES_PER_TOKEN * longest_seq_len if config.too_long == "split" else 0
         pieces = [Pieces(corpus, piece_bytes, seed) for corpus in corpora]
         names, weights = [corpus.name for corpus in corpora], [corpus.weight for corpus in corpora]
         self._mixture = Mixture(names, [len(part) for part in pieces], weights, seed)
-        settings = VisionSettings(vision, config.vision) if vision is not None else None
-        self._encoder = Encoder(pieces, self._mixture, tokenizer, bpe_dropout, config.bad_line == "skip", settings)
+        self._encoder = Encoder(pieces, self._mixture, tokenizer, bpe_dropout, config.bad_line == "skip", media)
         self._config, self._pad_id = config, tokenizer.pad_id
         self._identity = {"seed": seed, "piece_bytes": piece_bytes, "bpe_dropout": bpe_dropout, "sources": names}
-        if vision is not None:
-            self._identity["vision"] = repr(config.vision)
+        for name, settings in media._asdict().items():
+            if settings is not None:
+                self._identity[name] = repr(settings.data)
         for corpus in corpora:
             places = hashlib.blake2b(corpus.spans.tobytes(), digest_size=8).hexdigest()
             facts = {"documents": len(corpus), "bytes": corpus.num_bytes, "places": places, "weight": corpus.weight}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, get_args
 
-from ernie5.data.sample import Audio, ChatRole, Image, MediaRole, Message, Sample, Segment, Text, Video
+from ernie5.data.sample import Audio, ChatRole, Image, MediaRole, Message, Sample, Segment, SoundRole, Text, Video
 from ernie5.errors import UserError
 
 
@@ -80,7 +80,7 @@ class _Line:
             return Text(self.field(record, "text", str, where), loss)
         self.refuse_unknown(record, ("type", "source", "role") + (("fps",) if kind == "video" else ()), where)
         source = self.media_path(self.field(record, "source", str, where), f"{where}.source")
-        role = self.choice(record, "role", get_args(MediaRole), where)
+        role = self.choice(record, "role", get_args(SoundRole if kind == "audio" else MediaRole), where)
         if kind == "video":
             return Video(source, self.frames_per_second(record, where), role)
         return Image(source, role) if kind == "image" else Audio(source, role)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ernie5.data.sequence import EncodedSample
 from ernie5.errors import UserError
-from ernie5.modality.unified import IGNORE_INDEX, TokenKind, UnifiedSequence, VisualMedium
+from ernie5.modality.unified import IGNORE_INDEX, SoundMedium, TokenKind, UnifiedSequence, VisualMedium
 
 
 class Part(NamedTuple):
@@ -82,7 +82,7 @@ def build_row(parts: Iterable[Part], max_seq_len: int, pad_id: int) -> UnifiedSe
     document_ids = np.full(max_seq_len, -1, dtype=np.int32)
     positions = np.zeros([max_seq_len, 3], dtype=np.float32)
     kinds = np.full(max_seq_len, TokenKind.PADDING, dtype=np.int8)
-    media: list[VisualMedium] = []
+    media: list[VisualMedium | SoundMedium] = []
     mask_rows = np.stack([place + 1, place], axis=1).astype(np.int32)
     first = 0
     for document, (sample, start, end) in enumerate(parts):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MediaRole = Literal["understand", "generate"]  # generate: the medium is input and target
+SoundRole = Literal["understand", "generate", "speaker"]  # speaker: a reference clip, the voice of which is taken
 ChatRole = Literal["system", "user", "assistant", "tool"]
 
 
@@ -38,7 +39,7 @@ class Audio:
     """A recording in the file `source`."""
 
     source: str
-    role: MediaRole
+    role: SoundRole
 
 
 Segment = Text | Image | Video | Audio

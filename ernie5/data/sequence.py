@@ -6,14 +6,23 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ernie5.data.audible import EncodedSound
 from ernie5.data.films import MissingReader
 from ernie5.data.manifest import BadLine
+from ernie5.data.media_settings import TEXT_ALONE, MediaSettings
 from ernie5.data.sample import Audio, Image, Message, Sample, Segment, Text, Video
 from ernie5.data.shuffle import derive_key
-from ernie5.data.visual import EncodedMedium, VisionSettings, encode_medium
+from ernie5.data.visual import EncodedMedium
 from ernie5.errors import UserError
-from ernie5.modality.unified import TokenKind, VisualMedium
-from ernie5.modality.visual_layout import TO_THE_END
+from ernie5.modality.token_layout import TO_THE_END
+from ernie5.modality.unified import SoundMedium, TokenKind, VisualMedium
+
+# Marks of a medium's beginning and end, and what holds its places (report, Figures 2 and 3).
+_MARKS = {
+    Image: ("<boi>", "<image>", "<eoi>"),
+    Video: ("<bov>", "<video>", "<eov>"),
+    Audio: ("<boa>", "<audio>", "<eoa>"),
+}
 
 
 class Tokenizer(Protocol):
@@ -37,7 +46,7 @@ class Places:
     group_start: np.ndarray  # int64 [length]: first token of the group in which all see each other
     hidden_from: np.ndarray  # int64 [length]: first token that no longer sees this one, or TO_THE_END
     kinds: np.ndarray  # int8 [length], TokenKind
-    media: tuple[VisualMedium, ...]
+    media: tuple[VisualMedium | SoundMedium, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +68,12 @@ class _Part(NamedTuple):
 
     ids: list[int]
     loss: bool
-    medium: EncodedMedium | None = None
+    medium: EncodedMedium | EncodedSound | None = None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether it is a medium that is a target."""
+        return self.medium is not None and self.medium.is_generated
 
 
 def encode_sample(
@@ -67,25 +81,29 @@ def encode_sample(
     tokenizer: Tokenizer,
     bpe_dropout: float = 0.0,
     seed: int = 0,
-    vision: VisionSettings | None = None,
+    media: MediaSettings = TEXT_ALONE,
 ) -> EncodedSample:
     """Sample -> ids. BPE-dropout (arXiv:1910.13267) is a function of `seed`; chats are encoded without it.
 
     `</s>` carries loss if what stands before it does. What is drawn at random for media (guidance's dropout of the
     condition, masked frames, flip rates) is a function of `seed` too. Raises BadLine for a medium that cannot be read,
-    and UserError for media that the model has no tower for: `vision` None is a model without.
+    and UserError for media that the model does not take.
     """
-    refuse_media_without_tower(sample, vision)
-    encoder = _Encoder(tokenizer, bpe_dropout, seed, vision, sample.origin)
+    for segment in sample.all_segments():
+        if not isinstance(segment, Text):
+            media.require(segment, sample.origin)
+    encoder = _Encoder(tokenizer, bpe_dropout, seed, media, sample.origin)
     parts = list(encoder.chat(sample.messages) if sample.messages else encoder.segments(sample.segments))
-    first_generated = next((i for i, part in enumerate(parts) if part.medium and part.medium.scales), None)
-    if first_generated is not None and encoder.drops_condition():
+    first_generated = next((i for i, part in enumerate(parts) if part.is_generated), None)
+    if first_generated is not None and encoder.drops_condition(parts[first_generated]):
         begin = parts[first_generated - 1]._replace(loss=False)  # BOI
         parts = [begin, *parts[first_generated:]]
     if sample.begins and not (parts and parts[0].ids[:1] == [tokenizer.bos_id]):  # a chat template may bring its own
         parts.insert(0, _Part([tokenizer.bos_id], False))
     if sample.ends:
-        parts.append(_Part([tokenizer.eos_id], parts[-1].loss if len(parts) > 1 else True))
+        # Behind a generated sound the mark of its end carries none: the heads of audio predict it.
+        loss = len(parts) == 1 or parts[-1].loss or parts[-2].is_generated
+        parts.append(_Part([tokenizer.eos_id], loss))
     return EncodedSample(
         ids=np.array([token for part in parts for token in part.ids], dtype=np.int64),
         loss=np.repeat([part.loss for part in parts], [len(part.ids) for part in parts]).astype(bool),
@@ -95,27 +113,16 @@ def encode_sample(
     )
 
 
-def refuse_media_without_tower(sample: Sample, vision: VisionSettings | None) -> None:
-    """UserError for a medium that this model cannot take."""
-    for segment in sample.all_segments():
-        if isinstance(segment, Audio) or (isinstance(segment, Image | Video) and vision is None):
-            tower = "audio" if isinstance(segment, Audio) else "vision"
-            raise UserError(
-                f"{sample.origin}: has the {type(segment).__name__.lower()} {segment.source}, but this model has no "
-                f"{tower}: leave such samples out of the data"
-            )
-
-
 class _Encoder:
     """The parts of one sample, in order."""
 
-    def __init__(self, tokenizer: Tokenizer, bpe_dropout: float, seed: int, vision: VisionSettings | None, origin: str):
+    def __init__(self, tokenizer: Tokenizer, bpe_dropout: float, seed: int, media: MediaSettings, origin: str):
         self.tokenizer, self.bpe_dropout, self.seed = tokenizer, bpe_dropout, seed
-        self.vision, self.origin = vision, origin
+        self.media, self.origin = media, origin
 
-    def drops_condition(self) -> bool:
+    def drops_condition(self, generated: _Part) -> bool:
         rng = np.random.default_rng(derive_key(self.seed, "condition"))
-        return rng.random() < self.vision.data.condition_dropout
+        return rng.random() < self.media.condition_dropout(generated.medium)
 
     def segments(self, segments: Iterable[Segment]) -> Iterator[_Part]:
         for i, segment in enumerate(segments):
@@ -126,21 +133,29 @@ class _Encoder:
             else:
                 yield from self.medium(segment, i)
 
-    def medium(self, segment: Image | Video, number: int) -> Iterator[_Part]:
-        """BOI I.. EOI SEP of a picture that is understood, BOI I.. EOI of one that is generated (report, Figure 2)."""
+    def medium(self, segment: Image | Video | Audio, number: int) -> Iterator[_Part]:
+        """BOI I.. EOI SEP of a picture that is understood, BOI I.. EOI of one that is generated (report, Figure 2).
+
+        A sound has BOA a.. EOA either way (Figure 3); the voice of a reference clip is a token without marks.
+        """
         ids = self.tokenizer.special_ids
-        begin, hold, end = (
-            ("<boi>", "<image>", "<eoi>") if isinstance(segment, Image) else ("<bov>", "<video>", "<eov>")
-        )
+        begin, hold, end = (ids[mark] for mark in _MARKS[type(segment)])
         try:
-            medium = encode_medium(segment, self.vision, derive_key(self.seed, "medium", number))
+            medium = self.media.encode(segment, derive_key(self.seed, "medium", number))
         except MissingReader:
             raise
         except UserError as error:
             raise BadLine(f"{self.origin}: {error}") from None
-        yield _Part([ids[begin]], segment.role == "generate")
-        yield _Part([ids[hold]] * len(medium.layout), False, medium)
-        yield _Part([ids[end]] if segment.role == "generate" else [ids[end], ids["<sep>"]], True)
+        held = _Part([hold] * len(medium.layout), False, medium)
+        if segment.role == "speaker":
+            yield held
+            return
+        yield _Part([begin], medium.is_generated)
+        yield held
+        if isinstance(segment, Audio):
+            yield _Part([end], False)
+        else:
+            yield _Part([end] if medium.is_generated else [end, ids["<sep>"]], True)
 
     def chat(self, messages: Sequence[Message]) -> Iterator[_Part]:
         for i, message in enumerate(messages):
@@ -160,7 +175,7 @@ class _Encoder:
             closing = self.tokenizer.apply_chat_template([{"role": message.role, "content": ""}])[-1][0]
             body, loss = parts[-1].ids, parts[-1].loss
             yield _Part(body[: len(body) - len(closing)], loss)
-            plain = _Encoder(self.tokenizer, 0.0, derive_key(self.seed, i), self.vision, self.origin)
+            plain = _Encoder(self.tokenizer, 0.0, derive_key(self.seed, i), self.media, self.origin)
             yield from plain.segments(rest)
             yield _Part(closing, loss)
 
@@ -181,8 +196,7 @@ def _places(parts: Sequence[_Part]) -> Places:
             positions.append(layout.positions + np.float32(position))
             group_start.append(layout.group_start + first)
             hidden_from.append(np.where(layout.hidden_from == TO_THE_END, TO_THE_END, layout.hidden_from + first))
-            is_generated = bool(part.medium.scales)
-            kinds.append(np.full(n, TokenKind.VISION_GENERATION if is_generated else TokenKind.VISION_UNDERSTANDING))
+            kinds.append(np.full(n, part.medium.kind))
             media.append(part.medium.placed(first))
             position += layout.extent
         first += n

@@ -9,7 +9,7 @@ from ernie5.config.schema import VisionConfig, VisionDataConfig
 from ernie5.data.media import fit_native, fit_resolution, read_image, read_video
 from ernie5.data.sample import Image, MediaRole, Video
 from ernie5.modality.bit_flips import flip_rates
-from ernie5.modality.unified import VisualMedium
+from ernie5.modality.unified import TokenKind, VisualMedium
 from ernie5.modality.visual_layout import VisualLayout, generation_layout, understanding_layout
 
 
@@ -34,6 +34,14 @@ class EncodedMedium:
     scales: tuple[tuple[int, ...], ...] = ()  # none: it is understood
     flip_rates: np.ndarray | None = None
     flip_seed: int = 0
+
+    @property
+    def is_generated(self) -> bool:
+        return bool(self.scales)
+
+    @property
+    def kind(self) -> TokenKind:
+        return TokenKind.VISION_GENERATION if self.is_generated else TokenKind.VISION_UNDERSTANDING
 
     def placed(self, start: int) -> VisualMedium:
         """With its first token at `start`."""

@@ -16,9 +16,9 @@ from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.rope import rotation
 from ernie5.modality.batch import make_batch
+from ernie5.modality.token_layout import TO_THE_END
 from ernie5.modality.unified import UnifiedSequence, stack
 from ernie5.modality.vision_codes import VisionCoder
-from ernie5.modality.visual_layout import TO_THE_END
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.ops.attention import flashmask_tiles
@@ -78,7 +78,7 @@ class Decoding:
     ) -> paddle.Tensor:
         """The next n tokens of every row, embedded [rows, n, hidden] -> [rows, n, hidden] after the final norm.
 
-        positions float32 [rows, n, 3]. group_start and hidden_from int64 [rows or 1, n] as in `VisualLayout`, counted
+        positions float32 [rows, n, 3]. group_start and hidden_from int64 [rows or 1, n] as in `TokenLayout`, counted
         from the first of these tokens; hidden_from may lie behind the last of them. `position` stays as it is.
         """
         self._drop_hidden_keys()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 
@@ -30,6 +31,25 @@ class VisualMedium:
     flip_seed: int = 0
     row: int = 0  # of the batch
 
+    @property
+    def is_generated(self) -> bool:
+        return bool(self.scales)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SoundMedium:
+    """A sound of a row and where its frames stand; a reference clip, role speaker, has one token for its voice."""
+
+    samples: np.ndarray  # float32 [samples] in [-1, 1], at the codec's rate
+    start: int  # place of its first token, behind BOA
+    length: int  # number of its tokens
+    role: Literal["understand", "generate", "speaker"]
+    row: int = 0  # of the batch
+
+    @property
+    def is_generated(self) -> bool:
+        return self.role == "generate"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnifiedSequence:
@@ -49,7 +69,7 @@ class UnifiedSequence:
     loss_weight: np.ndarray  # float32 [seq]
     mask_rows: np.ndarray  # int32 [seq, 2 or 4]
     document_ids: np.ndarray  # int32 [seq]; 0, 1, ... in order; -1 at padding
-    media: tuple[VisualMedium, ...] = ()  # in order
+    media: tuple[VisualMedium | SoundMedium, ...] = ()  # in order
 
     def __len__(self) -> int:
         return self.input_ids.shape[-1]

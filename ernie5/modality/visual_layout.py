@@ -5,28 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TO_THE_END = np.iinfo(np.int32).max  # `hidden_from` of a token that everything behind it may see
+from ernie5.modality.token_layout import TO_THE_END, TokenLayout
+
 FRAMES_PER_TOKEN = 4  # of a film that is understood: 2 x 2 x 4 patches make a token, 2 x 2 of a picture (report §2.2.2)
 
 Scales = Sequence[Sequence[int]]  # (height, width) of each, in latent cells
 
 
 @dataclass(frozen=True, eq=False)
-class VisualLayout:
-    """The tokens between BOI and EOI (BOV and EOV), counted from 0 at the first of them."""
+class VisualLayout(TokenLayout):
+    """The tokens between BOI and EOI, or BOV and EOV."""
 
-    positions: np.ndarray  # float32 [n, 3]: t, h, w of Uni-RoPE, from 0
-    group_start: np.ndarray  # int64 [n]: first token of the group in which all see each other
-    hidden_from: np.ndarray  # int64 [n]: first token that no longer sees this one, or TO_THE_END
     scale_ids: np.ndarray  # int64 [n]: the scale whose place the token takes, 0: S_S; -1 of tokens that are understood
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @property
-    def extent(self) -> int:
-        """How far the text behind it is moved on."""
-        return int(np.ceil(self.positions.max())) + 1
 
 
 def understanding_layout(num_frames: int, height: int, width: int) -> VisualLayout:

@@ -8,6 +8,7 @@ from PIL import Image as Picture
 
 from ernie5.config.schema import ResolutionConfig, VisionConfig, VisionDataConfig, VisionEncoderConfig, ViTConfig
 from ernie5.data.manifest import BadLine
+from ernie5.data.media_settings import MediaSettings
 from ernie5.data.packing import Cursor, fill_row
 from ernie5.data.sample import Image, Message, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
@@ -55,7 +56,9 @@ def film(tmp_path):
 
 
 def encode(*segments, settings=QUIET, seed=0):
-    return encode_sample(Sample(segments=segments, origin="a:1"), TOKENIZER, seed=seed, vision=settings)
+    return encode_sample(
+        Sample(segments=segments, origin="a:1"), TOKENIZER, seed=seed, media=MediaSettings(vision=settings)
+    )
 
 
 def test_understood_picture_is_boi_rows_eoi_sep_and_predicts_its_two_ends(picture):
@@ -147,7 +150,7 @@ def test_what_is_drawn_at_random_is_a_function_of_the_seed(picture):
 def test_media_in_a_chat_stand_inside_their_turn(picture):
     user = Message("user", (Image(picture(), "understand"), Text("q", False)))
     sample = Sample(messages=(user, Message("assistant", (Text("a"),))), origin="a:1")
-    ids = encode_sample(sample, TOKENIZER, vision=QUIET).ids.tolist()
+    ids = encode_sample(sample, TOKENIZER, media=MediaSettings(vision=QUIET)).ids.tolist()
     seen = [S["<boi>"], S["<image>"], S["<eoi>"], S["<sep>"]]
     end = TOKENIZER.end_id
     assert ids == [1, 3, *seen, FIRST + ord("q"), end, 4, FIRST + ord("a"), end, 2]

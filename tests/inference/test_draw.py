@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from ernie5.config.schema import VisionDataConfig, VisualSamplingConfig
+from ernie5.data.media_settings import MediaSettings
 from ernie5.data.packing import Part, build_row
 from ernie5.data.sample import Image, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
@@ -103,7 +104,7 @@ def whole_pass(model, tokenizer, prompt, medium, bits, scales, text_behind=""):
     """The hidden states of prompt, medium and text read at once, and the places that predict the medium's bits."""
     settings = VisionSettings(model.config.vision, VisionDataConfig()).uncorrupted()
     sample = Sample(segments=(*prompt, medium, Text(text_behind)), origin="test", ends=False)
-    encoded = encode_sample(sample, TEXT, vision=settings)
+    encoded = encode_sample(sample, TEXT, media=MediaSettings(vision=settings))
     batch = make_batch(stack([build_row([Part(encoded, 0, len(encoded))], len(encoded), 0)]), VisionCoder(tokenizer))
     inputs = paddle.to_tensor(inputs_from_bits(bits, scales))
     assert inputs.shape == batch.vision.generated.inputs.shape

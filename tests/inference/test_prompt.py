@@ -5,6 +5,7 @@ import paddle
 import pytest
 
 from ernie5.config.schema import GenerationConfig, VisionDataConfig
+from ernie5.data.media_settings import MediaSettings
 from ernie5.data.packing import Part, build_row
 from ernie5.data.sample import Image, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
@@ -39,7 +40,9 @@ def prompts(tmp_path):
 def full_forward_answer(model, prompt, steps):
     """Without a cache: every step reads the whole row anew, the prompt as training encodes it and the answer so far."""
     settings, answered = VisionSettings(model.config.vision, VisionDataConfig()).uncorrupted(), []
-    encoded = encode_sample(Sample(segments=tuple(prompt), origin="t", ends=False), TEXT, vision=settings)
+    encoded = encode_sample(
+        Sample(segments=tuple(prompt), origin="t", ends=False), TEXT, media=MediaSettings(vision=settings)
+    )
     for _ in range(steps):
         place, length = len(encoded), len(encoded) + len(answered)
         row = build_row([Part(encoded, 0, place)], length, 0)

@@ -1,0 +1,62 @@
+"""A sound of a sample becomes tokens: how many and where they stand. Samples of the waveform ride along."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ernie5.config.audio_tokenizer import FRAMES_PER_SECOND
+from ernie5.config.schema import AudioConfig, AudioDataConfig
+from ernie5.data.sample import Audio
+from ernie5.data.sounds import read_sound
+from ernie5.errors import UserError
+from ernie5.modality.token_layout import TokenLayout, sound_layout
+from ernie5.modality.unified import SoundMedium, TokenKind
+
+
+class AudioSettings(NamedTuple):
+    """What the model says of sounds, and what the run says of audio data."""
+
+    model: AudioConfig
+    data: AudioDataConfig
+
+    def uncorrupted(self) -> "AudioSettings":
+        """As evaluation and prompts take sounds: nothing dropped."""
+        return self._replace(data=AudioDataConfig(condition_dropout=0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedSound:
+    """A sound with the layout of its tokens."""
+
+    layout: TokenLayout
+    samples: np.ndarray  # float32 [samples]
+    role: str
+
+    @property
+    def is_generated(self) -> bool:
+        return self.role == "generate"
+
+    @property
+    def kind(self) -> TokenKind:
+        return TokenKind.AUDIO
+
+    def placed(self, start: int) -> SoundMedium:
+        """With its first token at `start`."""
+        return SoundMedium(samples=self.samples, start=start, length=len(self.layout), role=self.role)
+
+
+def encode_sound(segment: Audio, settings: AudioSettings) -> EncodedSound:
+    """Reads the file. Raises UserError if it cannot be read, is too long, or a voice that the model does not take."""
+    model = settings.model
+    if segment.role == "speaker" and not model.speaker_dim:
+        raise UserError(f"{segment.source}: is a reference clip, but this model takes no voices: leave it out")
+    samples = read_sound(segment.source, model.sample_rate, model.max_seconds)
+    return EncodedSound(
+        sound_layout(1 if segment.role == "speaker" else num_frames(len(samples), model)), samples, segment.role
+    )
+
+
+def num_frames(samples: int, model: AudioConfig) -> int:
+    """Frames of codes of so many samples; the last one is filled up."""
+    return -(-samples // round(model.sample_rate / FRAMES_PER_SECOND))
