@@ -67,7 +67,9 @@ def audio_model_has_a_tokenizer(config: Config) -> str | None:
     audio, tokenizer = config.model.audio, config.tokenizer
     if audio is None:
         named = next((name for name in ("audio", "speaker") if getattr(tokenizer, name)), None)
-        return f"tokenizer.{named} is set, but the model has no audio section: add one, or leave it out" if named else None
+        return (
+            f"tokenizer.{named} is set, but the model has no audio section: add one, or leave it out" if named else None
+        )
     if not tokenizer.audio:
         return "tokenizer.audio is empty: name the folder of an audio tokenizer (tools/tokenizer.py train audio)"
     if bool(audio.speaker_dim) != bool(tokenizer.speaker):
