@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import prod
 from typing import Literal
 
 from ernie5.config.ranges import joined, negative, not_a_share, not_positive, prefixed
 from ernie5.errors import UserError
 
 FRAMES_PER_SECOND = 12.5  # report §2.3
-LARGEST_SAMPLE_RATE, MAX_CHANNELS, MAX_LEVELS, MAX_UNITS, MAX_KERNEL, MAX_DILATION = 96_000, 4096, 12, 16, 31, 729
-MULTIPLE = 16  # of widths: a frame of so many floats begins at a register (ernie5/tokenizers/audio/causal_conv.py)
+LARGEST_SAMPLE_RATE, MAX_WINDOW, MAX_CHANNELS, MAX_BLOCKS, MAX_KERNEL = 96_000, 4096, 4096, 64, 31
+MULTIPLE = 16  # of widths: a row of so many floats begins at a register (ernie5/tokenizers/audio/causal_layers.py)
 MAX_LATENT_SIZE, MAX_CODEBOOKS, MAX_CODEBOOK_SIZE = 4096, 64, 65_536
 
 
@@ -19,18 +18,26 @@ class AudioTokenizerConfig:
     """A causal codec with residual vector quantisation (report §2.3): what `config.json` of its folder holds."""
 
     sample_rate: int  # of the waveforms, Hz
-    strides: tuple[int, ...]  # of each level of the encoder; their product is the samples of a frame, 80 ms
-    channels: tuple[int, ...]  # of each level; the decoder mirrors the encoder
-    dilations: tuple[int, ...] = (1, 3, 9)  # of the residual units of a level
-    kernel_size: int = 7  # of a residual unit
-    latent_size: int = 128  # what is quantised
+    hop_size: int  # samples from one spectrum to the next; divides the samples of a frame, 80 ms
+    window_size: int  # samples of a spectrum, a multiple of the hop
+    channels: int = 128  # of hidden states at the rate of spectra
+    frame_channels: int = 128  # of those at the rate of codes
+    num_blocks: int = 2  # at the rate of spectra, of the encoder and of the decoder each
+    num_frame_blocks: int = 2  # at the rate of codes, likewise
+    kernel_size: int = 7  # spectra that a block sees
+    latent_size: int = 64  # what is quantised
     num_codebooks: int = 8  # levels of codes
     codebook_size: int = 2048
 
     @property
     def frame_size(self) -> int:
         """Samples of one frame of codes."""
-        return prod(self.strides)
+        return int(self.sample_rate / FRAMES_PER_SECOND)
+
+    @property
+    def steps_per_frame(self) -> int:
+        """Spectra in one frame of codes."""
+        return self.frame_size // self.hop_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,49 +138,56 @@ def _raise(source: str, found: list[str]) -> None:
 def _faults(config: AudioTokenizerConfig) -> Iterator[str]:
     positive = not_positive(
         sample_rate=config.sample_rate,
+        hop_size=config.hop_size,
+        window_size=config.window_size,
+        channels=config.channels,
+        frame_channels=config.frame_channels,
         kernel_size=config.kernel_size,
         latent_size=config.latent_size,
         num_codebooks=config.num_codebooks,
         codebook_size=config.codebook_size,
     )
-    lists = {"strides": config.strides, "channels": config.channels, "dilations": config.dilations}
-    empty = [name for name, values in lists.items() if not values and name != "dilations"]
-    low = [
-        f"{name} is {list(values)}: must be above 0" for name, values in lists.items() if values and min(values) <= 0
-    ]
-    yield from filter(None, [positive, *(f"{name} is empty: give a number for each level" for name in empty), *low])
-    if len(config.strides) != len(config.channels):
-        yield f"channels has {len(config.channels)} entries: give one for each of the {len(config.strides)} strides"
-    widths = {
-        "channels": config.channels,
-        "latent_size": (config.latent_size,),
-        "codebook_size": (config.codebook_size,),
+    others = negative(num_blocks=config.num_blocks, num_frame_blocks=config.num_frame_blocks)
+    yield from filter(None, [positive, others, _too_large(config), _uneven(config)])
+    if positive:
+        return
+    samples = config.sample_rate / FRAMES_PER_SECOND
+    if samples % config.hop_size:
+        yield f"hop_size is {config.hop_size}: must divide {samples:g}, the samples of 80 ms at {config.sample_rate} Hz"
+    if config.window_size % config.hop_size or config.window_size < 2 * config.hop_size:
+        yield f"window_size is {config.window_size}: must be a multiple of hop_size, at least {2 * config.hop_size}"
+
+
+def _uneven(config: AudioTokenizerConfig) -> str | None:
+    """What would cost the codes their repeatability."""
+    multiples = {
+        "window_size": 2 * MULTIPLE,  # a spectrum is half a window
+        **dict.fromkeys(("channels", "frame_channels", "latent_size", "codebook_size"), MULTIPLE),
     }
-    odd = [f"{name} is {list(values)}" for name, values in widths.items() if any(value % MULTIPLE for value in values)]
-    if odd:
-        yield f"{', '.join(odd)}: must be multiples of {MULTIPLE}"
-    yield from filter(None, [_too_large(config)])
-    if config.strides and config.frame_size * FRAMES_PER_SECOND != config.sample_rate:
-        yield (
-            f"strides multiply to {config.frame_size}: must give {config.sample_rate / FRAMES_PER_SECOND:g}, the "
-            f"samples of 80 ms at {config.sample_rate} Hz"
-        )
+    sizes = {name: getattr(config, name) for name in multiples}
+    return joined(
+        *(f"{name} is {sizes[name]}: must be a multiple of {of}" for name, of in multiples.items() if sizes[name] % of)
+    )
 
 
 def _too_large(config: AudioTokenizerConfig) -> str | None:
     """What no tokenizer needs, and what would fill the memory before anything else could be wrong."""
-    sizes = {
-        "sample_rate": (config.sample_rate, LARGEST_SAMPLE_RATE),
-        "channels": (max(config.channels, default=0), MAX_CHANNELS),
-        "the number of strides": (len(config.strides), MAX_LEVELS),
-        "the number of dilations": (len(config.dilations), MAX_UNITS),
-        "dilations": (max(config.dilations, default=0), MAX_DILATION),
-        "kernel_size": (config.kernel_size, MAX_KERNEL),
-        "latent_size": (config.latent_size, MAX_LATENT_SIZE),
-        "num_codebooks": (config.num_codebooks, MAX_CODEBOOKS),
-        "codebook_size": (config.codebook_size, MAX_CODEBOOK_SIZE),
+    limits = {
+        "sample_rate": LARGEST_SAMPLE_RATE,
+        "window_size": MAX_WINDOW,
+        "channels": MAX_CHANNELS,
+        "frame_channels": MAX_CHANNELS,
+        "num_blocks": MAX_BLOCKS,
+        "num_frame_blocks": MAX_BLOCKS,
+        "kernel_size": MAX_KERNEL,
+        "latent_size": MAX_LATENT_SIZE,
+        "num_codebooks": MAX_CODEBOOKS,
+        "codebook_size": MAX_CODEBOOK_SIZE,
     }
-    return joined(*(f"{name} is {size}: must be at most {most}" for name, (size, most) in sizes.items() if size > most))
+    sizes = {name: getattr(config, name) for name in limits}
+    return joined(
+        *(f"{name} is {sizes[name]}: must be at most {most}" for name, most in limits.items() if sizes[name] > most)
+    )
 
 
 def _train_faults(train: AudioTokenizerTrainConfig) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ernie5.config.audio_tokenizer import (
 )
 from ernie5.errors import UserError
 
-GOOD = AudioTokenizerConfig(sample_rate=8000, strides=(8, 5, 4, 4), channels=(16, 32, 64, 64))
+GOOD = AudioTokenizerConfig(sample_rate=8000, hop_size=80, window_size=320)
 RUN = AudioTokenizerRunConfig(
     tokenizer=GOOD,
     train=AudioTokenizerTrainConfig(steps=1),
@@ -31,28 +31,32 @@ def with_loss(**changes: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("sample_rate", "strides"),
-    [(8000, (8, 5, 4, 4)), (24_000, (8, 8, 6, 5)), (44_100, (7, 7, 8, 9)), (16_000, (1, 8, 8, 5, 4))],
+    ("sample_rate", "hop_size", "window_size"),
+    [(8000, 80, 320), (24_000, 240, 960), (16_000, 160, 320), (44_100, 72, 288)],
 )
-def test_strides_of_80_ms_are_taken(sample_rate: int, strides: tuple[int, ...]):
-    config = replace(GOOD, sample_rate=sample_rate, strides=strides, channels=(16,) * len(strides))
+def test_hops_that_divide_80_ms_are_taken(sample_rate: int, hop_size: int, window_size: int):
+    config = replace(GOOD, sample_rate=sample_rate, hop_size=hop_size, window_size=window_size)
     check(config, "here")
-    assert config.frame_size == 0.08 * sample_rate
+    assert config.frame_size == 0.08 * sample_rate == config.steps_per_frame * hop_size
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strides": (8, 5, 4, 5)}, "strides multiply to 800: must give 640, the samples of 80 ms at 8000 Hz"),
-        ({"sample_rate": 11_025}, "must give 882"),
-        ({"strides": (8, 80)}, "channels has 4 entries: give one for each of the 2 strides"),
-        ({"strides": (), "channels": ()}, "strides is empty: give a number for each level"),
-        ({"strides": (-8, -5, 4, 4)}, r"strides is \[-8, -5, 4, 4\]: must be above 0"),
-        ({"dilations": (1, 0)}, r"dilations is \[1, 0\]: must be above 0"),
+        ({"hop_size": 60}, "hop_size is 60: must divide 640, the samples of 80 ms at 8000 Hz"),
+        ({"sample_rate": 11_025}, "must divide 882"),
+        ({"sample_rate": 8001}, "must divide 640.08"),
+        ({"hop_size": 0}, "hop_size is 0: must be above 0"),
+        ({"window_size": 352}, "window_size is 352: must be a multiple of hop_size, at least 160"),
+        ({"hop_size": 320}, "window_size is 320: must be a multiple of hop_size, at least 640"),
+        ({"window_size": 240}, "window_size is 240: must be a multiple of 32"),
+        ({"window_size": 6400}, "window_size is 6400: must be at most 4096"),
+        ({"num_blocks": -1}, "num_blocks is -1: must not be negative"),
+        ({"num_frame_blocks": 65}, "num_frame_blocks is 65: must be at most 64"),
         ({"num_codebooks": 0}, "num_codebooks is 0: must be above 0"),
-        ({"latent_size": 40}, r"latent_size is \[40\]: must be multiples of 16"),
-        ({"channels": (16, 32, 60, 64)}, r"channels is \[16, 32, 60, 64\]: must be multiples of 16"),
-        ({"channels": (16, 32, 64, 8192)}, "channels is 8192: must be at most 4096"),
+        ({"latent_size": 40}, "latent_size is 40: must be a multiple of 16"),
+        ({"channels": 60}, "channels is 60: must be a multiple of 16"),
+        ({"frame_channels": 8192}, "frame_channels is 8192: must be at most 4096"),
         ({"codebook_size": 131_072}, "codebook_size is 131072: must be at most 65536"),
     ],
 )
@@ -61,8 +65,8 @@ def test_a_broken_rule_is_told(change: dict, message: str):
         check(replace(GOOD, **change), "here")
 
 
-def test_a_codec_without_residual_units_is_taken():
-    check(replace(GOOD, dilations=()), "here")
+def test_a_codec_without_blocks_is_taken():
+    check(replace(GOOD, num_blocks=0, num_frame_blocks=0), "here")
 
 
 def test_a_good_run_is_taken():

@@ -14,8 +14,8 @@ from paddle import nn
 from paddle.nn.utils import weight_norm
 
 from ernie5.config.audio_tokenizer import AudioAdversarialConfig
-from ernie5.tokenizers.audio.encoder import LOUDNESS
 
+LOUDNESS = 0.1  # of speech, root mean square
 SLOPE = 0.1  # of the leaky rectifiers (arXiv:2010.05646)
 WIDENING = (1, 2, 4, 4)  # widths of a period's layers over `channels`
 NARROWINGS = 3  # halvings of a spectrogram's frequencies

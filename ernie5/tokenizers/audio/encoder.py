@@ -1,45 +1,43 @@
-"""The causal encoder: waveform to latents, before they are quantised (report §2.3, arXiv:2306.06546)."""
+"""The causal encoder: waveform to latents, before they are quantised (report §2.3, arXiv:2306.00814)."""
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ernie5.config.audio_tokenizer import AudioTokenizerConfig
-from ernie5.tokenizers.audio.causal_conv import CausalConv, ResidualUnit
+from ernie5.tokenizers.audio.causal_layers import Block, FrameLinear
+from ernie5.tokenizers.audio.spectra import Analysis
 from ernie5.tokenizers.vision.causal_conv import Stream
 
-LOUDNESS = 0.1  # of speech, root mean square: the first weights begin larger, the last smaller by it
-LATENT_KERNEL = 3  # frames that the first layer behind and the last before the quantiser see
+FRAME_KERNEL = 3  # frames that a block at the rate of codes sees
 
 
 class AudioEncoder(nn.Layer):
-    """Each level divides the rate by its stride and then has one residual unit for each dilation.
+    """Blocks over spectra, a strided convolution to the rate of codes, blocks over frames.
 
-    The first convolution already has a stride, unlike that of SEANet and DAC: what runs at the full rate takes most of
-    their time. A first stride of 1 gives theirs.
+    Its stride is its kernel: a product with all steps of a frame at once.
     """
 
     def __init__(self, config: AudioTokenizerConfig):
         super().__init__()
-        frame, before = config.frame_size, 1
-        self.downs, self.units = nn.LayerList(), nn.LayerList()
-        for stride, width in zip(config.strides, config.channels, strict=True):
-            self.downs.append(CausalConv(before, width, 2 * stride, stride=stride, frame=frame))
-            frame, before = frame // stride, width
-            self.units.append(residual_units(config, width, frame))
-        self.downs[0].weight.set_value(self.downs[0].weight / LOUDNESS)
-        self.to_latents = CausalConv(before, config.latent_size, LATENT_KERNEL, frame=1)
+        steps, width = config.steps_per_frame, config.channels
+        self.analysis = Analysis(config.window_size, config.hop_size, steps)
+        self.from_spectra = FrameLinear(config.window_size // 2, width, steps)
+        self.blocks = nn.LayerList(Block(width, config.kernel_size, steps) for _ in range(config.num_blocks))
+        self.to_frames = FrameLinear(steps * width, config.frame_channels, 1)
+        self.frame_blocks = frame_blocks(config)
+        self.to_latents = FrameLinear(config.frame_channels, config.latent_size, 1)
 
     def forward(self, waveform: paddle.Tensor, stream: Stream | None = None) -> paddle.Tensor:
         """waveform float32 [batch, frames * frame_size] -> latents [batch, frames, latent_size]."""
-        hidden = waveform.unsqueeze(1)
-        for level, (down, units) in enumerate(zip(self.downs, self.units, strict=True)):
-            hidden = down(hidden if level == 0 else F.swish(hidden), stream)
-            for unit in units:
-                hidden = unit(hidden, stream)
-        return self.to_latents(F.swish(hidden), stream).transpose([0, 2, 1])
+        hidden = self.from_spectra(self.analysis(waveform, stream))
+        for block in self.blocks:
+            hidden = block(hidden, stream)
+        hidden = self.to_frames(hidden.reshape([hidden.shape[0], -1, self.to_frames.weight.shape[0]]))
+        for block in self.frame_blocks:
+            hidden = block(hidden, stream)
+        return self.to_latents(hidden)
 
 
-def residual_units(config: AudioTokenizerConfig, width: int, frame: int) -> nn.LayerList:
-    """Those of one level, whose frames have `frame` samples."""
-    return nn.LayerList(ResidualUnit(width, config.kernel_size, dilation, frame) for dilation in config.dilations)
+def frame_blocks(config: AudioTokenizerConfig) -> nn.LayerList:
+    """Those at the rate of codes."""
+    return nn.LayerList(Block(config.frame_channels, FRAME_KERNEL, 1) for _ in range(config.num_frame_blocks))

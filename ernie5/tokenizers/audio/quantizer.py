@@ -143,7 +143,7 @@ def nearest(rows: paddle.Tensor, vectors: paddle.Tensor) -> paddle.Tensor:
     """rows [n, d], vectors [K, d] -> int64 [n]: the nearest vector of each row. Memory O(n K).
 
     The products are a convolution over n pieces of one sample, which Paddle multiplies one by one on a CPU: those of a
-    matrix product would depend on n in their last bits. For this K is a multiple of 16, as in `causal_conv`.
+    matrix product would depend on n in their last bits. For this K is a multiple of 16, as in `causal_layers`.
     """
     products = F.conv1d(rows.unsqueeze(-1), vectors.unsqueeze(-1)).squeeze(-1)
     return (vectors.square().sum(-1) - 2 * products).argmin(axis=-1)

@@ -9,9 +9,9 @@ from paddle import nn
 from ernie5.config.audio_tokenizer import AudioTokenizerConfig, check
 from ernie5.errors import UserError
 from ernie5.layers.network_folder import NetworkFolder, digest
-from ernie5.tokenizers.audio.causal_conv import continue_clip
+from ernie5.tokenizers.audio.causal_layers import continue_clip
 from ernie5.tokenizers.audio.decoder import AudioDecoder
-from ernie5.tokenizers.audio.encoder import LATENT_KERNEL, AudioEncoder
+from ernie5.tokenizers.audio.encoder import FRAME_KERNEL, AudioEncoder
 from ernie5.tokenizers.audio.quantizer import ResidualVectorQuantizer
 from ernie5.tokenizers.vision.causal_conv import Stream
 
@@ -31,7 +31,7 @@ class AudioTokenizer(nn.Layer):
 
     A clip may come in chunks: pass the same `Stream` to each call of `encode` or `latents`, and another one or the same
     to each of `decode`. Each chunk but the last has whole frames (`config.frame_size` samples); outside training the
-    codes are then those of the whole clip to the last bit, whatever clips are beside it (on a CPU, see `causal_conv`).
+    codes are then those of the whole clip to the last bit, whatever clips are beside it (on a CPU: `causal_layers`).
     """
 
     def __init__(self, config: AudioTokenizerConfig):
@@ -105,21 +105,23 @@ class AudioTokenizer(nn.Layer):
 
 def weight_shapes(config: AudioTokenizerConfig) -> dict[str, list[int]]:
     """Weights with each of the settings in their shapes."""
-    kernel, last = config.kernel_size, config.channels[-1]
-    units = {
-        f"{part}.units.{level}.{i}.conv1.weight": [width, width, kernel]
-        for part, channels in (("encoder", config.channels), ("decoder", config.channels[::-1]))
-        for level, width in enumerate(channels)
-        for i in range(len(config.dilations))
-    }
-    downs = {
-        f"encoder.downs.{level}.weight": [width, before, 2 * stride]
-        for level, (width, before, stride) in enumerate(
-            zip(config.channels, (1, *config.channels), config.strides, strict=False)
+    width, frame_width, bins = config.channels, config.frame_channels, config.window_size // 2
+    blocks = {
+        f"{part}.{name}.{i}.depthwise.weight": [channels, 1, kernel]
+        for part in ("encoder", "decoder")
+        for name, count, channels, kernel in (
+            ("blocks", config.num_blocks, width, config.kernel_size),
+            ("frame_blocks", config.num_frame_blocks, frame_width, FRAME_KERNEL),
         )
+        for i in range(count)
     }
-    codebooks = {"quantizer.vectors": [config.num_codebooks, config.codebook_size, config.latent_size]}
-    return units | downs | codebooks | {"encoder.to_latents.weight": [config.latent_size, last, LATENT_KERNEL]}
+    return blocks | {
+        "encoder.from_spectra.weight": [bins, width],
+        "encoder.to_frames.weight": [config.steps_per_frame * width, frame_width],
+        "encoder.to_latents.weight": [frame_width, config.latent_size],
+        "decoder.to_spectra.weight": [width, 3 * bins],
+        "quantizer.vectors": [config.num_codebooks, config.codebook_size, config.latent_size],
+    }
 
 
 def _split(tensor: paddle.Tensor, size: int) -> list[paddle.Tensor]:

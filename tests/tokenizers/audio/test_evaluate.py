@@ -9,7 +9,14 @@ from ernie5.tokenizers.audio.evaluate import bit_rates, code_use, evaluate
 from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 
 CONFIG = AudioTokenizerConfig(
-    sample_rate=800, strides=(4, 16), channels=(16, 16), latent_size=16, num_codebooks=2, codebook_size=16
+    sample_rate=800,
+    hop_size=16,
+    window_size=32,
+    channels=16,
+    frame_channels=16,
+    latent_size=16,
+    num_codebooks=2,
+    codebook_size=16,
 )
 
 

@@ -19,9 +19,12 @@ from tests.vision_models import stirred
 
 CONFIG = AudioTokenizerConfig(
     sample_rate=400,
-    strides=(4, 2, 4),
-    channels=(16, 16, 32),
-    dilations=(1, 3),
+    hop_size=8,
+    window_size=32,
+    channels=16,
+    frame_channels=32,
+    num_blocks=2,
+    num_frame_blocks=1,
     kernel_size=3,
     latent_size=16,
     num_codebooks=3,
@@ -85,9 +88,30 @@ def test_a_long_clip_is_taken_in_blocks(tokenizer, monkeypatch):
     np.testing.assert_array_equal(tokenizer.decode(codes).numpy(), sound.numpy())
 
 
-def test_codes_of_a_clip_do_not_depend_on_what_is_beside_it(tokenizer):
-    waveform = clips(4, batch=5)
-    np.testing.assert_array_equal(tokenizer.encode(waveform[3:4]).numpy(), tokenizer.encode(waveform)[3:4].numpy())
+@pytest.mark.parametrize("frames", [1, 4])
+def test_a_clip_does_not_depend_on_what_is_beside_it_or_behind_it(tokenizer, frames):
+    waveform = clips(6, batch=5)
+    waveform[:, frames * FRAME :] = 0.0
+    alone = waveform[3:4, : frames * FRAME]
+    latents = tokenizer.latents(waveform)[3:4, :frames]
+    np.testing.assert_array_equal(tokenizer.latents(alone).numpy(), latents.numpy())
+    codes = tokenizer.encode(waveform)
+    np.testing.assert_array_equal(tokenizer.encode(alone).numpy(), codes[3:4, :frames].numpy())
+    sound = tokenizer.decode(codes)[3:4, : frames * FRAME]
+    np.testing.assert_array_equal(tokenizer.decode(codes[3:4, :frames]).numpy(), sound.numpy())
+
+
+@pytest.mark.parametrize("chunks", [(1, 1, 1, 1, 1, 1, 1), (2, 5), (5, 2)])
+def test_a_network_of_the_size_in_use_streams_to_the_same_bits(chunks):
+    config = AudioTokenizerConfig(sample_rate=8000, hop_size=80, window_size=320, num_codebooks=2, codebook_size=64)
+    tokenizer = stirred(AudioTokenizer(config))
+    tokenizer.eval()
+    waveform, heard, spoken = paddle.rand([3, 7 * 640]) * 2 - 1, Stream(), Stream()
+    parts = [tokenizer.latents(part, heard) for part in waveform.split([640 * n for n in chunks], axis=1)]
+    latents = tokenizer.latents(waveform)
+    np.testing.assert_array_equal(paddle.concat(parts, axis=1).numpy(), latents.numpy())
+    sounds = [tokenizer.decoder(part, spoken) for part in latents.split(list(chunks), axis=1)]
+    np.testing.assert_array_equal(paddle.concat(sounds, axis=1).numpy(), tokenizer.decoder(latents).numpy())
 
 
 def test_the_future_changes_no_code(tokenizer):
@@ -99,11 +123,19 @@ def test_the_future_changes_no_code(tokenizer):
     assert not np.array_equal(after[:, 3:], before[:, 3:])
 
 
-def test_training_and_evaluation_give_the_same_latents_but_for_rounding(tokenizer):
+def test_training_and_evaluation_differ_by_rounding_alone(tokenizer):
     waveform = clips(4)
-    expected = tokenizer.latents(waveform).numpy()
+    latents = tokenizer.latents(waveform)
+    sound = tokenizer.decoder(latents).numpy()
     tokenizer.train()
-    np.testing.assert_allclose(tokenizer.latents(waveform).numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(tokenizer.latents(waveform).numpy(), latents.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(tokenizer.decoder(latents).numpy(), sound, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loudness_of_a_clip_reaches_the_latents(tokenizer):
+    waveform = clips(4)
+    loud, quiet = tokenizer.latents(waveform), tokenizer.latents(waveform / 10)
+    assert float((loud - quiet).abs().mean()) > 0.1 * float(loud.abs().mean())
 
 
 def test_the_first_levels_alone_are_a_sound(tokenizer):
@@ -229,10 +261,10 @@ def one_more(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
         (lambda folder: (folder / "config.json").unlink(), "cannot be read"),
         (lambda folder: change(folder, codebook_size=32), "weights do not fit its config.json"),
-        (lambda folder: change(folder, dilations=[1, 3, 9]), "weights do not fit its config.json"),
+        (lambda folder: change(folder, num_blocks=3), "weights do not fit its config.json"),
         (lambda folder: change(folder, format=0), "was written by another version"),
         (lambda folder: change(folder, model_type="other"), "is not of an ernie5 audio tokenizer"),
-        (lambda folder: change(folder, channels=[16, 16, 100_000]), "channels is 100000: must be at most 4096"),
+        (lambda folder: change(folder, channels=160_000), "channels is 160000: must be at most 4096"),
         (lambda folder: change(folder, codebooks=3), "did you mean num_codebooks"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "is not of an ernie5 audio tokenizer"),
