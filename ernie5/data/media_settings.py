@@ -37,7 +37,7 @@ class MediaSettings(NamedTuple):
         if getattr(self, tower) is None:
             raise UserError(
                 f"{origin}: has the {type(segment).__name__.lower()} {segment.source}, but this model has no {tower}: "
-                "leave such samples out of the data, or take a model that does"
+                "leave such samples out of the data, or take a model that has it"
             )
 
     def encode(self, segment: Image | Video | Audio, seed: int) -> EncodedMedium | EncodedSound:

@@ -15,10 +15,9 @@ from ernie5.data.sequence import EncodedSample
 from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.rope import rotation
-from ernie5.modality.batch import make_batch
+from ernie5.modality.batch import NO_CODERS, Coders, make_batch
 from ernie5.modality.token_layout import TO_THE_END
 from ernie5.modality.unified import UnifiedSequence, stack
-from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.ops.attention import flashmask_tiles
@@ -50,17 +49,17 @@ class Decoding:
         """Keys in each cache."""
         return self._hidden_from.shape[1]
 
-    def read_prompts(self, prompts: Sequence[EncodedSample], coder: VisionCoder | None = None) -> paddle.Tensor:
+    def read_prompts(self, prompts: Sequence[EncodedSample], coders: Coders = NO_CODERS) -> paddle.Tensor:
         """Begins each row with a prompt of at least one id; [rows, hidden] of their last tokens.
 
-        `coder` is needed where a prompt holds media, as in `make_batch`.
+        `coders` are needed where a prompt holds media, as in `make_batch`.
         """
         rows = left_padded(prompts)
         length = rows.input_ids.shape[1]
         hidden_from, group_start = (rows.mask_rows[..., i].astype(np.int64) for i in range(2))
         hidden_from[hidden_from == length] = TO_THE_END
         with paddle.no_grad():
-            embedded = self.model.embed(make_batch(rows, coder))
+            embedded = self.model.embed(make_batch(rows, coders))
         self.position = rows.position_ids[:, -1, 0] + 1
         return self.read(embedded, rows.position_ids, group_start, hidden_from)[:, -1]
 

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import paddle
 
-from ernie5.config.schema import GenerationConfig, VisionDataConfig
+from ernie5.config.schema import GenerationConfig
+from ernie5.data.media_settings import MediaSettings
 from ernie5.data.sample import Sample, Segment, Text
 from ernie5.data.sequence import EncodedSample, encode_sample
-from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
 from ernie5.inference.decoding import Decoding, evaluating
 from ernie5.inference.generate import continue_ids
+from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
@@ -21,17 +22,13 @@ from ernie5.tokenizers.text import TextTokenizer
 def encode_prompt(model: Ernie5ForCausalLM, tokenizer: TextTokenizer, segments: Sequence[Segment]) -> EncodedSample:
     """The beginning of a document, as training encodes it but with nothing dropped, masked or flipped.
 
-    Raises UserError for media that cannot be read, that a model of text alone is given, or that are to be generated.
+    Raises UserError for media that cannot be read, that the model does not take, or that are to be generated.
     """
-    vision = model.config.vision
     for segment in segments:
-        if not isinstance(segment, Text) and vision is None:
-            raise UserError(f"{segment.source}: this model reads text alone: leave it out, or take a model with vision")
-        if not isinstance(segment, Text) and segment.role != "understand":
-            raise UserError(f"{segment.source}: media of a prompt are looked at: give it the role understand")
-    settings = VisionSettings(vision, VisionDataConfig()).uncorrupted() if vision is not None else None
+        if not isinstance(segment, Text) and segment.role == "generate":
+            raise UserError(f"{segment.source}: media of a prompt are taken in: give it the role understand")
     sample = Sample(segments=tuple(segments), origin="prompt", ends=False)
-    return encode_sample(sample, tokenizer, vision=settings)
+    return encode_sample(sample, tokenizer, media=MediaSettings.uncorrupted(model.config))
 
 
 def read_prompts(
@@ -40,7 +37,7 @@ def read_prompts(
     """The prompts, read side by side; and [prompts, hidden] of their last tokens."""
     decoding = Decoding(model, subnet)
     encoded = [encode_prompt(model, tokenizer, prompt) for prompt in prompts]
-    return decoding, decoding.read_prompts(encoded, VisionCoder(None))
+    return decoding, decoding.read_prompts(encoded, Coders(VisionCoder(None)))
 
 
 def answer(

@@ -30,10 +30,15 @@ class AudioModality(nn.Layer):
         self.code_embeddings = nn.LayerList([nn.Embedding(size, hidden_size, weight_attr=weight) for _ in levels])
         self.norms = nn.LayerList([RMSNorm(hidden_size, epsilon) for _ in levels])
         self.heads = nn.LayerList([linear(hidden_size, size, initializer_range) for _ in levels])
+        self.voice = linear(config.speaker_dim, hidden_size, initializer_range) if config.speaker_dim else None
 
     def embed(self, codes: paddle.Tensor) -> paddle.Tensor:
         """codes int64 [n, levels] -> [n, hidden]: the sum over levels, e_i = sum_q E_q[a_iq]."""
         return sum(table(codes[:, level]) for level, table in enumerate(self.code_embeddings))
+
+    def embed_voices(self, vectors: paddle.Tensor) -> paddle.Tensor:
+        """The speaker encoder's vectors float32 [n, speaker_dim] -> [n, hidden], each in the place of a token."""
+        return self.voice(vectors.astype(self.voice.weight.dtype))
 
     def taps(self, num_layers: int, places: paddle.Tensor, choose: Choose) -> dict[int, Tap]:
         """By layer id, what reads a level behind each of the top layers of `num_layers`, the first level lowest.

@@ -5,8 +5,16 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from ernie5.modality.unified import IGNORE_INDEX, UnifiedSequence
+from ernie5.modality.audio_codes import AudioBatch, AudioCoder
+from ernie5.modality.unified import IGNORE_INDEX, SoundMedium, UnifiedSequence, VisualMedium
 from ernie5.modality.vision_codes import VisionBatch, VisionCoder
+
+
+class Coders(NamedTuple):
+    """What turns the media of a batch into tokens; None for a modality that the model does not have."""
+
+    vision: VisionCoder | None = None
+    audio: AudioCoder | None = None
 
 
 class Batch(NamedTuple):
@@ -21,15 +29,28 @@ class Batch(NamedTuple):
     mtp_labels: paddle.Tensor  # int64: the id after the next
     mtp_loss_weight: paddle.Tensor  # float32
     vision: VisionBatch | None = None  # where a row holds a picture or a film
+    audio: AudioBatch | None = None  # where a row holds a sound
 
-    @property
-    def has_generated(self) -> bool:
-        """Whether a picture or a film is among the targets."""
-        return self.vision is not None and self.vision.generated is not None
+    def weights(self) -> dict[str, float]:
+        """What the sum of each loss is divided by to be a mean; 0 where nothing of the kind is a target."""
+        drawn = self.vision.generated if self.vision is not None else None
+        spoken = self.audio.spoken if self.audio is not None else None
+        return {
+            "text": float(self.loss_weight.sum()),
+            "mtp": float(self.mtp_loss_weight.sum()),
+            "vision": float(drawn.weight.sum()) if drawn is not None else 0.0,
+            "audio": float(spoken.weight.sum()) if spoken is not None else 0.0,
+        }
 
 
-def make_batch(rows: UnifiedSequence, coder: VisionCoder | None = None) -> Batch:
-    """Stacked rows [batch, seq] -> Batch. `coder` turns the pixels of rows that hold media into tokens."""
+NO_CODERS = Coders()
+
+
+def make_batch(rows: UnifiedSequence, coders: Coders = NO_CODERS) -> Batch:
+    """Stacked rows [batch, seq] -> Batch. `coders` turn pixels and waveforms into tokens."""
+    seen = [medium for medium in rows.media if isinstance(medium, VisualMedium)]
+    heard = [medium for medium in rows.media if isinstance(medium, SoundMedium)]
+    seq_len = rows.input_ids.shape[1]
     labels, weight = masked_targets(rows.labels, rows.loss_weight)
     mtp_labels, mtp_weight = mtp_targets(rows)
     next_ids = np.where(rows.labels == IGNORE_INDEX, 0, rows.labels)
@@ -39,7 +60,8 @@ def make_batch(rows: UnifiedSequence, coder: VisionCoder | None = None) -> Batch
         tensor(rows.position_ids),
         rows.mask_rows,
         *(tensor(array) for array in (labels, weight, next_ids, mtp_labels, mtp_weight)),
-        vision=coder.encode(rows.media, rows.input_ids.shape[1]) if rows.media else None,
+        vision=coders.vision.encode(seen, seq_len) if seen else None,
+        audio=coders.audio.encode(heard, seq_len) if heard else None,
     )
 
 

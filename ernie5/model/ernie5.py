@@ -4,6 +4,7 @@ The file to read first. A batch of unified sequences is embedded, runs through t
 read by the heads of its modalities; each gives the loss of its next group of tokens.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +14,13 @@ from paddle import nn
 from ernie5.config.schema import ModelConfig
 from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout, make_layout
+from ernie5.modality.audio import AudioModality, Tap, TeacherForcing
 from ernie5.modality.batch import Batch
 from ernie5.modality.text import TextModality
 from ernie5.modality.vision_generation import VisionGeneration
 from ernie5.modality.vision_understanding import VisionUnderstanding
 from ernie5.model.block import Block, BlockOutput
-from ernie5.model.decoder import Decoder
+from ernie5.model.decoder import Decoder, DecoderOutput
 from ernie5.model.mtp import MultiTokenPrediction
 from ernie5.model.subnet import Subnet
 
@@ -28,7 +30,8 @@ class Losses(NamedTuple):
 
     text: paddle.Tensor  # float32 scalar
     mtp: paddle.Tensor | None  # float32 scalar; None in a model without the block
-    vision: paddle.Tensor | None  # float32 scalar, of the mean over a token's bits; None where nothing is generated
+    vision: paddle.Tensor | None  # float32 scalar, of the mean over a token's bits; None where nothing is drawn
+    audio: paddle.Tensor | None  # float32 scalar, of the mean over a frame's codes; None where nothing is spoken
     tokens_per_expert: dict[
         int, paddle.Tensor
     ]  # layer id (the prediction block's is the number of layers) -> int64 [experts]
@@ -43,11 +46,14 @@ class Ernie5ForCausalLM(nn.Layer):
         self.text = TextModality(config)
         self.decoder = Decoder(config)
         self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
+        sizes = (config.hidden_size, config.initializer_range)
         self.vision_understanding = self.vision_generation = None
         if config.vision is not None:
-            sizes = (config.hidden_size, config.initializer_range)
             self.vision_understanding = VisionUnderstanding(config.vision, *sizes)
             self.vision_generation = VisionGeneration(config.vision, *sizes)
+        self.audio = None
+        if config.audio is not None:
+            self.audio = AudioModality(config.audio, *sizes, config.rms_norm_eps)
 
     def blocks(self) -> dict[int, Block]:
         """Every block by its layer id, which is its row in a subnet's expert mask."""
@@ -56,41 +62,68 @@ class Ernie5ForCausalLM(nn.Layer):
 
     def forward(self, batch: Batch, subnet: Subnet) -> Losses:
         layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
-        decoded = self.decoder(self.embed(batch), layout, subnet)
-        text_loss = self.text.loss(decoded.hidden_states, batch.labels, batch.loss_weight)
-        vision_loss = self._vision_loss(decoded.hidden_states, batch)
+        decoded, losses = self._next_group(batch, layout, subnet)
         if self.mtp is None:
-            return Losses(text_loss, None, vision_loss, decoded.tokens_per_expert)
+            return losses
         predicted = self.predict_second_next(decoded.residual, batch.next_ids, layout, subnet)
         mtp_loss = self.text.loss(predicted.hidden_states, batch.mtp_labels, batch.mtp_loss_weight)
         loads = dict(decoded.tokens_per_expert)
         if predicted.tokens_per_expert is not None:
             loads[self.mtp.layer_id] = predicted.tokens_per_expert
-        return Losses(text_loss, mtp_loss, vision_loss, loads)
+        return losses._replace(mtp=mtp_loss, tokens_per_expert=loads)
 
-    def validation_losses(self, batch: Batch, subnet: Subnet) -> tuple[paddle.Tensor, paddle.Tensor | None]:
-        """The weighted sums of next-token losses and of visual losses, as in `Losses`; no prediction block."""
+    def validation_losses(self, batch: Batch, subnet: Subnet) -> Losses:
+        """As `forward`, without the prediction block."""
         layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
-        hidden_states = self.decoder(self.embed(batch), layout, subnet).hidden_states
-        text_loss = self.text.loss(hidden_states, batch.labels, batch.loss_weight)
-        return text_loss, self._vision_loss(hidden_states, batch)
+        return self._next_group(batch, layout, subnet)[1]
+
+    def _next_group(self, batch: Batch, layout: Layout, subnet: Subnet) -> tuple[DecoderOutput, Losses]:
+        """What the layers make of a batch, and what predicting the next group of tokens of each modality costs."""
+        spoken, taps = self._spoken(batch)
+        decoded = self.decoder(self.embed(batch), layout, subnet, taps=taps)
+        text_loss = self.text.loss(decoded.hidden_states, batch.labels, batch.loss_weight)
+        vision_loss = self._vision_loss(decoded.hidden_states, batch)
+        audio_loss = spoken.loss if spoken is not None else None
+        return decoded, Losses(text_loss, None, vision_loss, audio_loss, decoded.tokens_per_expert)
 
     def embed(self, batch: Batch) -> paddle.Tensor:
-        """The unified sequence as the layers take it, [batch, seq, hidden]: words, visual tokens in their places."""
+        """The unified sequence as the layers take it, [batch, seq, hidden]: words, and media in their places."""
         words = self.text.embed(batch.input_ids)
-        if batch.vision is None:
+        media = [*self._seen(batch), *self._heard(batch)]
+        if not media:
             return words
-        rows, places = [words.reshape([-1, words.shape[-1]])], []
+        rows = [words, *(embedded for embedded, _ in media)]
+        rows = paddle.concat([row.reshape([-1, words.shape[-1]]) for row in rows])
+        where = np.arange(words.shape[0] * words.shape[1])
+        where[np.concatenate([places for _, places in media])] = np.arange(len(where), len(rows))
+        return paddle.gather(rows, paddle.to_tensor(where)).reshape(words.shape)
+
+    def _seen(self, batch: Batch) -> Iterator[tuple[paddle.Tensor, np.ndarray]]:
+        """Embedded pictures and films [..., hidden], and their places in the flattened batch."""
+        if batch.vision is None:
+            return
         for group in batch.vision.understood:
-            rows.append(self.vision_understanding(group.pixels).reshape([-1, words.shape[-1]]))
-            places.append(group.places)
+            yield self.vision_understanding(group.pixels), group.places
         generated = batch.vision.generated
         if generated is not None:
-            rows.append(self.vision_generation.embed(generated.inputs, generated.scale_ids))
-            places.append(generated.places)
-        where = np.arange(rows[0].shape[0])
-        where[np.concatenate(places)] = len(where) + np.arange(sum(map(len, places)))
-        return paddle.gather(paddle.concat(rows), paddle.to_tensor(where)).reshape(words.shape)
+            yield self.vision_generation.embed(generated.inputs, generated.scale_ids), generated.places
+
+    def _heard(self, batch: Batch) -> Iterator[tuple[paddle.Tensor, np.ndarray]]:
+        """Embedded frames of sound and voices [n, hidden], and their places in the flattened batch."""
+        if batch.audio is None:
+            return
+        if batch.audio.codes is not None:
+            yield self.audio.embed(batch.audio.codes), batch.audio.places
+        if batch.audio.voices is not None:
+            yield self.audio.embed_voices(batch.audio.voices.vectors), batch.audio.voices.places
+
+    def _spoken(self, batch: Batch) -> tuple[TeacherForcing | None, dict[int, Tap]]:
+        """What collects the loss of what is spoken, and where it taps the layers."""
+        targets = batch.audio.spoken if batch.audio is not None else None
+        if targets is None:
+            return None, {}
+        spoken = TeacherForcing(targets.codes, targets.weight)
+        return spoken, self.audio.taps(self.config.num_hidden_layers, paddle.to_tensor(targets.places), spoken)
 
     def _vision_loss(self, hidden_states: paddle.Tensor, batch: Batch) -> paddle.Tensor | None:
         generated = batch.vision.generated if batch.vision is not None else None

@@ -11,10 +11,12 @@ from ernie5.errors import UserError
 from ernie5.model.checkpoint_names import to_folder_name
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.weights import assign, load_tensors, save_tensors
+from ernie5.tokenizers.audio.speaker import SpeakerEncoder
+from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
 ARCHITECTURE, MODEL_TYPE = "Ernie5ForCausalLM", "ernie5"
-VISION_TOKENIZER = "vision_tokenizer"  # its folder in the model folder
+VISION_TOKENIZER, AUDIO_TOKENIZER, SPEAKER_ENCODER = "vision_tokenizer", "audio_tokenizer", "speaker_encoder"  # folders
 _SECTIONS = {"attention": AttentionConfig, "moe": MoEConfig}
 # written for the ecosystem's loaders; not settings of the model
 _ABOUT = {"architectures", "model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"}
@@ -25,6 +27,8 @@ def save_pretrained(
     folder: Path | str,
     tokenizer_dir: Path | None = None,
     vision_tokenizer_dir: Path | None = None,
+    audio_tokenizer_dir: Path | None = None,
+    speaker_encoder_dir: Path | None = None,
 ) -> Path:
     """Writes a folder that `from_pretrained` and the ecosystem's loaders read; the tokenizers' files are copied in."""
     folder = Path(folder)
@@ -35,6 +39,10 @@ def save_pretrained(
     token_ids = _copy_tokenizer(tokenizer_dir, folder) if tokenizer_dir is not None else {}
     if vision_tokenizer_dir is not None:
         VisionTokenizer.from_pretrained(vision_tokenizer_dir).save_pretrained(folder / VISION_TOKENIZER)
+    if audio_tokenizer_dir is not None:
+        AudioTokenizer.from_pretrained(audio_tokenizer_dir).save_pretrained(folder / AUDIO_TOKENIZER)
+    if speaker_encoder_dir is not None:
+        SpeakerEncoder.from_pretrained(speaker_encoder_dir).save_pretrained(folder / SPEAKER_ENCODER)
     _write_json(folder / "config.json", about | token_ids | flat_config(model.config))
     _write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
     return folder

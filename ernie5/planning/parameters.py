@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from ernie5.config.schema import ModelConfig, VisionConfig
+from ernie5.config.schema import AudioConfig, ModelConfig, VisionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCount:
-    """Parameters of each part. `mtp` is the whole multi-token prediction block, `vision_*` what a model with vision has
+    """Parameters of each part. `mtp` is the whole multi-token prediction block, `vision_*` and `audio` what a model has
     around its backbone; the other parts are the backbone's.
 
     The balancing biases of the router (one number an expert) are buffers, not parameters, and not counted.
@@ -25,6 +25,7 @@ class ParameterCount:
     vision_cnn: int  # the tokenizer's encoder, which is not trained
     vision_understanding: int  # ViT and patch merger
     vision_generation: int  # embeddings and heads of bits
+    audio: int  # embeddings and heads of codes
     unchosen_experts: int  # parameters of the backbone's routed experts that one token does not visit
     vocab_rows_unused: int  # parameters of an untied embedding outside the one row that a token looks up
 
@@ -44,8 +45,9 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """Every parameter, as a checkpoint holds them: the backbone, the prediction block, and vision."""
-        return self.backbone + self.mtp + self.vision_cnn + self.vision_understanding + self.vision_generation
+        """Every parameter, as a checkpoint holds them: the backbone, the prediction block, vision and audio."""
+        vision = self.vision_cnn + self.vision_understanding + self.vision_generation
+        return self.backbone + self.mtp + vision + self.audio
 
     @property
     def backbone_excluding_embeddings(self) -> int:
@@ -92,6 +94,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
         vision_cnn=_vision_cnn(model.vision),
         vision_understanding=_vision_understanding(model.vision, hidden),
         vision_generation=_vision_generation(model.vision, hidden),
+        audio=_audio(model.audio, hidden),
         unchosen_experts=num_moe * (moe.num_experts - moe.num_experts_per_tok) * expert,
         vocab_rows_unused=0 if model.tie_word_embeddings else (model.vocab_size - 1) * hidden,
     )
@@ -162,6 +165,13 @@ def _vision_generation(vision: VisionConfig | None, hidden: int) -> int:
         return 0
     num_scales = max(len(resolution.scales) for resolution in vision.resolutions)
     return 2 * vision.max_bits * hidden + vision.max_bits + num_scales * hidden
+
+
+def _audio(audio: AudioConfig | None, hidden: int) -> int:
+    """A table, a norm and a head for each level, with a row for the end; the projection of voices."""
+    if audio is None:
+        return 0
+    return audio.num_codebooks * (2 * (audio.codebook_size + 1) + 1) * hidden + audio.speaker_dim * hidden
 
 
 def _prediction_block(model: ModelConfig) -> int:

@@ -18,13 +18,13 @@ from ernie5.config.schema import Config, GenerationConfig
 from ernie5.data.corpus import Corpus
 from ernie5.data.loader import PIECE_BYTES_PER_TOKEN, Loader
 from ernie5.data.manifest import BadLine
+from ernie5.data.media_settings import MediaSettings
 from ernie5.data.packing import is_too_long, pack_all
 from ernie5.data.pieces import Pieces
 from ernie5.data.sample import Image, Sample, Text, Video
 from ernie5.data.sequence import EncodedSample, encode_sample
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.split import open_splits
-from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import save_pretrained
@@ -33,6 +33,7 @@ from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+from ernie5.train.audio_tokenizer import RunAudio
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
 from ernie5.train.metrics import MetricsLog, read_metrics
@@ -72,6 +73,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
     tokenizer, tokenizer_dir = _tokenizer(config, train, run_dir, checkpoint)
     digests = checkpoint.state.get("vision_tokenizers", {}) if checkpoint is not None else None
     vision = VisionTokenizers(config, run_dir, digests) if config.model.vision else None
+    audio = RunAudio(config, run_dir, checkpoint is not None) if config.model.audio else None
     model = build_model(config, precision)
     if vision is not None and checkpoint is None:
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
@@ -88,7 +90,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
         longest_seq_len=max(stage.max_seq_len for stage in config.stages),
         seed=config.train.seed,
         bpe_dropout=config.tokenizer.bpe_dropout,
-        vision=config.model.vision,
+        media=MediaSettings.of(config.model, config.data),
     )
     with closing(MetricsLog(run_dir, config.train.visualdl)) as metrics, loader:
 
@@ -102,6 +104,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
                     "loader": loader_state,
                     "rng": get_rng_states(),
                     "vision_tokenizers": vision.digests if vision else {},
+                    "audio_tokenizers": audio.digests if audio else {},
                 },
                 config_text=dump(config),
                 tokenizer_dir=tokenizer_dir,
@@ -120,11 +123,11 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
             return shown
 
         services = Services(metrics=metrics, save=save, show_samples=show_samples, validation=validation_set)
-        trainer = Trainer(config, model, optimizer, loader, services, vision)
+        trainer = Trainer(config, model, optimizer, loader, services, vision, audio.coder() if audio else None)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
         else:
-            _restore(trainer, checkpoint)
+            _restore(trainer, checkpoint, audio)
             metrics.truncate_after(checkpoint.step)
         _write_text(run_dir / "config.yaml", dump(config))
         if not any(record["kind"] == "run" for record in read_metrics(metrics.path)):
@@ -137,7 +140,8 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
         finally:
             _report(run_dir)
     vision_dir = vision.folders[trainer.state.vision_bits or vision.most_bits] if vision else None
-    save_pretrained(model, run_dir / "model", tokenizer_dir, vision_dir)
+    audio_dirs = (audio.folder, audio.speaker_folder) if audio else ()
+    save_pretrained(model, run_dir / "model", tokenizer_dir, vision_dir, *audio_dirs)
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
@@ -231,12 +235,12 @@ def _check_prompts(config: Config, tokenizer: TextTokenizer) -> None:
     """UserError for a medium of the prompts that cannot be read."""
     if config.model.vision is None:
         return
-    settings = VisionSettings(config.model.vision, config.data.vision).uncorrupted()
+    settings = MediaSettings.uncorrupted(config.model)
     for i, prompt in enumerate(config.generation.visual_prompts):
         media = [Image(prompt.image, "understand")] if prompt.image else []
         media += [Video(prompt.video, prompt.fps, "understand")] if prompt.video else []
         sample = Sample(segments=tuple(media), origin=f"generation.visual_prompts.{i}")
-        encode_sample(sample, tokenizer, vision=settings)
+        encode_sample(sample, tokenizer, media=settings)
 
 
 def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
@@ -247,20 +251,22 @@ def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
             yield from (message.reasoning for message in sample.messages if message.reasoning)
 
 
-def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def _restore(trainer: Trainer, checkpoint: Checkpoint, audio: RunAudio | None) -> None:
     assign(trainer.model.state_dict().items(), checkpoint.model_tensors(), checkpoint.path)
     import_optimizer(trainer.optimizer, trainer.model, checkpoint.optimizer_tensors(), checkpoint.path)
     try:
         state = TrainState(**checkpoint.state["train"])
         set_rng_states(checkpoint.state["rng"])
         loader_state = checkpoint.state["loader"]
-        vision_digests = checkpoint.state["vision_tokenizers"]
+        vision_digests, audio_digests = (checkpoint.state[f"{name}_tokenizers"] for name in ("vision", "audio"))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{checkpoint.path / 'state.json'}: written by another version of ernie5 ({error}); resume with that one"
         ) from None
     if trainer.vision is not None:
         trainer.vision.require(vision_digests, checkpoint.path)
+    if audio is not None:
+        audio.require(audio_digests, checkpoint.path)
     trainer.restore(state, loader_state)
 
 
@@ -283,20 +289,19 @@ class _Validation:
         return self._sets[key]
 
     def _pack(self, max_seq_len: int, max_tokens: int) -> ValidationSet:
-        vision = self._config.model.vision
-        settings = VisionSettings(vision, self._config.data.vision).uncorrupted() if vision else None
-        packed = list(pack_all(self._encoded(settings, max_seq_len), max_seq_len, self._tokenizer.pad_id, max_tokens))
+        encoded = self._encoded(MediaSettings.uncorrupted(self._config.model), max_seq_len)
+        packed = list(pack_all(encoded, max_seq_len, self._tokenizer.pad_id, max_tokens))
         num_bytes = sum(row.num_bytes for row in packed)
-        if not num_bytes and not any(medium.scales for row in packed for medium in row.row.media):
+        if not num_bytes and not any(medium.is_generated for row in packed for medium in row.row.media):
             raise UserError(
                 "nothing of the validation data carries loss: name data.validation, or raise data.validation_fraction"
             )
         return ValidationSet([row.row for row in packed], num_bytes)
 
-    def _encoded(self, vision: VisionSettings | None, max_seq_len: int) -> Iterator[EncodedSample]:
+    def _encoded(self, media: MediaSettings, max_seq_len: int) -> Iterator[EncodedSample]:
         for sample in self._shuffled():
             try:
-                encoded = encode_sample(sample, self._tokenizer, vision=vision)
+                encoded = encode_sample(sample, self._tokenizer, media=media)
             except BadLine:
                 if self._config.data.bad_line != "skip":
                     raise

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
 import paddle
@@ -15,14 +15,15 @@ from ernie5.config.schema import Config, StageConfig
 from ernie5.data.loader import Loader
 from ernie5.elastic.sampler import draw_subnet
 from ernie5.errors import Fault, UserError
-from ernie5.modality.batch import make_batch
-from ernie5.modality.unified import UnifiedSequence
-from ernie5.modality.vision_codes import VisionCoder
-from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.modality.audio_codes import AudioCoder
+from ernie5.modality.batch import Batch, Coders, make_batch
+from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.metrics import MetricsLog
+from ernie5.train.modality_balance import averaged, balance_weights
+from ernie5.train.modality_gradients import modality_gradient_norms
 from ernie5.train.optimizer import clip_grad_norm, first_not_finite
 from ernie5.train.schedule import batch_rows, learning_rate, steps_left, vision_bits
 from ernie5.train.vision_tokenizers import VisionTokenizers
@@ -41,9 +42,10 @@ class TrainState:
     stage_tokens: int = 0
     seconds: float = 0.0  # spent in steps so far, over all resumes
     vision_bits: int = 0  # of the vision tokenizer that the last step used; 0: none yet
+    loss_averages: dict[str, float] = field(default_factory=dict)  # of each modality, for their balance
     is_finished: bool = False  # evaluated whole and saved; another step, of a longer run, takes it back
 
-    def advance(self, tokens: int, seconds: float, vision_bits: int) -> "TrainState":
+    def advance(self, tokens: int, seconds: float, vision_bits: int, loss_averages: dict[str, float]) -> "TrainState":
         return replace(
             self,
             step=self.step + 1,
@@ -52,6 +54,7 @@ class TrainState:
             stage_tokens=self.stage_tokens + tokens,
             seconds=self.seconds + seconds,
             vision_bits=vision_bits,
+            loss_averages=loss_averages,
             is_finished=False,
         )
 
@@ -66,18 +69,21 @@ class StepLosses:
     text: float | None  # nats a token
     mtp: float | None  # nats a token
     vision: float | None  # nats a bit
+    audio: float | None  # nats a code
 
-    def objective(self, stage: StageConfig) -> float:
-        weighted = ((self.text, 1.0), (self.mtp, stage.mtp_loss_weight), (self.vision, stage.vision.loss_weight))
-        return sum(weight * loss for loss, weight in weighted if loss is not None)
+    def objective(self, shares: dict[str, float]) -> float:
+        """Their sum, each with its weight."""
+        return sum(shares[name] * loss for name, loss in asdict(self).items() if loss is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """What one optimizer step says of itself."""
 
-    loss: float  # the objective: text, with their weights multi-token prediction and vision
+    loss: float  # the objective: the losses with their weights
     losses: StepLosses
+    shares: dict[str, float]  # those weights
+    gradients: dict[str, float]  # norm of each modality's gradient alone, where it was measured
     grad_norm: float
     lr: float
     batch_tokens: int
@@ -115,9 +121,10 @@ class Trainer:
         loader: Loader,
         services: Services,
         vision: VisionTokenizers | None = None,
+        audio: AudioCoder | None = None,
     ):
         self.config, self.model, self.optimizer, self.loader = config, model, optimizer, loader
-        self.vision = vision
+        self.vision, self.audio = vision, audio
         self.services = services
         self.balance = ExpertBalance(model)
         self.state = TrainState()
@@ -188,9 +195,12 @@ class Trainer:
         bits = vision_bits(stage, self.state.stage_step, self.vision.most_bits) if self.vision else 0
         if self.state.vision_bits not in (0, bits):
             self._write("event", text=f"the vision tokenizer of {bits} bits takes over")
-        coder = self._coder(stage, bits)
-        losses = self._accumulate_gradients(rows, stage, subnet, coder)
-        loss = losses.objective(stage)
+        shares = loss_shares(stage, self.state.loss_averages)
+        batches = [make_batch(part, self._coders(stage, bits)) for part in rows.split(stage.micro_batch_rows)]
+        every = stage.balance.measure_steps
+        measured = {} if not every or self.state.step % every else self._gradients(batches[0], subnet, shares)
+        losses = self._accumulate_gradients(batches, subnet, shares)
+        loss = losses.objective(shares)
         grad_norm = clip_grad_norm(self.model.parameters(), self.config.optimizer.clip_norm)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             self._stop_on_nan(loss)
@@ -200,11 +210,14 @@ class Trainer:
         self.optimizer.clear_grad(set_to_zero=False)
         self.balance.update(subnet, stage.expert_bias_speed)
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
-        self.state = self.state.advance(tokens, seconds, bits)
+        averages = averaged(self.state.loss_averages, asdict(losses), stage.balance.decay)
+        self.state = self.state.advance(tokens, seconds, bits, averages)
         self.loader_state = self.loader.state_dict()
         return StepReport(
             loss=loss,
             losses=losses,
+            shares=shares,
+            gradients=measured,
             grad_norm=grad_norm,
             lr=lr,
             batch_tokens=tokens,
@@ -212,29 +225,35 @@ class Trainer:
             subnet=subnet,
         )
 
-    def _coder(self, stage: StageConfig, bits: int) -> VisionCoder | None:
-        return self.vision.coder(bits, stage.vision.scale_weight_power) if self.vision else None
+    def _coders(self, stage: StageConfig, bits: int) -> Coders:
+        vision = self.vision.coder(bits, stage.vision.scale_weight_power) if self.vision else None
+        return Coders(vision, self.audio)
 
-    def _accumulate_gradients(
-        self, rows: UnifiedSequence, stage: StageConfig, subnet: Subnet, coder: VisionCoder | None
-    ) -> StepLosses:
+    def _gradients(self, batch: Batch, subnet: Subnet, shares: dict[str, float]) -> dict[str, float]:
+        """Norms of the modalities' gradients at a layer that all of them share, for the log."""
+        weights = batch.weights()
+        terms = {name: term * (shares[name] / weights[name]) for name, term in self._terms(batch, subnet, weights)[0]}
+        return modality_gradient_norms(terms, self.model)
+
+    def _terms(
+        self, batch: Batch, subnet: Subnet, weights: dict[str, float]
+    ) -> tuple[list[tuple[str, paddle.Tensor]], Losses]:
+        losses = self.model(batch, subnet)
+        terms = [(name, getattr(losses, name)) for name in weights if weights[name]]
+        return [(name, term) for name, term in terms if term is not None], losses
+
+    def _accumulate_gradients(self, batches: list[Batch], subnet: Subnet, shares: dict[str, float]) -> StepLosses:
         """Gradients of the mean over the whole batch, however it is cut."""
-        batches = [make_batch(part, coder) for part in rows.split(stage.micro_batch_rows)]
-        weights = {
-            "text": sum(float(batch.loss_weight.sum()) for batch in batches),
-            "mtp": sum(float(batch.mtp_loss_weight.sum()) for batch in batches),
-            "vision": sum(float(batch.vision.generated.weight.sum()) for batch in batches if batch.has_generated),
-        }
-        if not weights["text"] and not weights["vision"]:
+        of_batches = [batch.weights() for batch in batches]
+        weights = {name: sum(weight[name] for weight in of_batches) for name in shares}
+        if not any(weights[name] for name in shares if name != "mtp"):
             raise Fault(
                 f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py"
             )
-        shares = {"text": 1.0, "mtp": stage.mtp_loss_weight, "vision": stage.vision.loss_weight}
         sums: dict[str, float] = {}
         for batch in batches:
-            losses = self.model(batch, subnet)
-            terms = {"text": losses.text, "mtp": losses.mtp, "vision": losses.vision}
-            terms = {name: term for name, term in terms.items() if term is not None and weights[name]}
+            terms, losses = self._terms(batch, subnet, weights)
+            terms = dict(terms)
             sum(term * (shares[name] / weights[name]) for name, term in terms.items()).backward()
             sums = {name: sums.get(name, 0.0) + float(term) for name, term in terms.items()} | {
                 name: total for name, total in sums.items() if name not in terms
@@ -272,7 +291,7 @@ class Trainer:
         quick, whole = (self.services.validation(stage.max_seq_len, complete) for complete in (False, True))
         if len(quick.rows) != len(whole.rows):  # earlier checkpoints were scored on the quick part
             score = evaluate(
-                self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coder(stage)
+                self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coders(stage)
             )
         self.state = replace(self.state, is_finished=True)
         self._save(score.rank)
@@ -281,7 +300,7 @@ class Trainer:
     def _evaluate(self, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
         validation = self.services.validation(stage.max_seq_len, complete)
         full, members = evaluate_members(
-            self.model, validation, self.config.members, stage.micro_batch_rows, self._current_coder(stage)
+            self.model, validation, self.config.members, stage.micro_batch_rows, self._current_coders(stage)
         )
         self._write(
             "eval",
@@ -300,9 +319,9 @@ class Trainer:
             self._write("sample", **shown._asdict())
             _say(_line(shown).replace("\n", "\n       | "), bar)
 
-    def _current_coder(self, stage: StageConfig) -> VisionCoder | None:
-        """With the tokenizer that the last step used."""
-        return self._coder(stage, self.state.vision_bits or self.vision.most_bits) if self.vision else None
+    def _current_coders(self, stage: StageConfig) -> Coders:
+        """With the tokenizers that the last step used."""
+        return self._coders(stage, self.state.vision_bits or (self.vision.most_bits if self.vision else 0))
 
     def _write(self, kind: str, **values) -> None:
         self.services.metrics.write({"kind": kind, "step": self.state.step, **values})
@@ -335,6 +354,7 @@ class Trainer:
             loss=report.loss,
             **{f"loss_{name}": loss for name, loss in asdict(report.losses).items()},
             **({"vision_bits": self.state.vision_bits} if self.vision else {}),
+            modalities=_modalities(report),
             lr=report.lr,
             grad_norm=report.grad_norm,
             tokens_per_s=report.batch_tokens / report.seconds,
@@ -350,10 +370,33 @@ class Trainer:
         )
 
 
+def loss_shares(stage: StageConfig, averages: dict[str, float]) -> dict[str, float]:
+    """What each loss is multiplied by in the objective."""
+    given = {
+        "text": 1.0,
+        "mtp": stage.mtp_loss_weight,
+        "vision": stage.vision.loss_weight,
+        "audio": stage.audio.loss_weight,
+    }
+    balanced = balance_weights(averages, stage.balance)
+    return {name: share * balanced.get(name, 1.0) for name, share in given.items()}
+
+
+def _modalities(report: StepReport) -> dict[str, dict[str, float]]:
+    """Loss, weight and, where it was measured, gradient norm of each loss of a step."""
+    losses = {name: loss for name, loss in asdict(report.losses).items() if loss is not None}
+    return {
+        name: {"loss": loss, "weight": report.shares[name]}
+        | ({"grad_norm": report.gradients[name]} if name in report.gradients else {})
+        for name, loss in losses.items()
+    }
+
+
 def _said(score: Score) -> str:
     text = f"{score.bits_per_byte:.4f} bits per byte" if score.bits_per_byte is not None else ""
     vision = f"{score.loss_vision:.4f} nats a visual bit" if score.loss_vision is not None else ""
-    return ", ".join(filter(None, [text, vision]))
+    audio = f"{score.loss_audio:.4f} nats a code" if score.loss_audio is not None else ""
+    return ", ".join(filter(None, [text, vision, audio]))
 
 
 def _line(shown: Shown) -> str:

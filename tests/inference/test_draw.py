@@ -17,7 +17,7 @@ from ernie5.inference.decoding import Decoding
 from ernie5.inference.draw import Drawing, count_latent_frames, draw, picker, to_pixels
 from ernie5.inference.prompt import read_prompts
 from ernie5.layers.layout import make_layout
-from ernie5.modality.batch import make_batch
+from ernie5.modality.batch import Coders, make_batch
 from ernie5.modality.unified import stack
 from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.subnet import full_subnet
@@ -105,7 +105,9 @@ def whole_pass(model, tokenizer, prompt, medium, bits, scales, text_behind=""):
     settings = VisionSettings(model.config.vision, VisionDataConfig()).uncorrupted()
     sample = Sample(segments=(*prompt, medium, Text(text_behind)), origin="test", ends=False)
     encoded = encode_sample(sample, TEXT, media=MediaSettings(vision=settings))
-    batch = make_batch(stack([build_row([Part(encoded, 0, len(encoded))], len(encoded), 0)]), VisionCoder(tokenizer))
+    batch = make_batch(
+        stack([build_row([Part(encoded, 0, len(encoded))], len(encoded), 0)]), Coders(VisionCoder(tokenizer))
+    )
     inputs = paddle.to_tensor(inputs_from_bits(bits, scales))
     assert inputs.shape == batch.vision.generated.inputs.shape
     generated = batch.vision.generated._replace(inputs=inputs)

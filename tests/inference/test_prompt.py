@@ -14,7 +14,7 @@ from ernie5.errors import UserError
 from ernie5.inference.complete import complete
 from ernie5.inference.prompt import answer
 from ernie5.layers.layout import make_layout
-from ernie5.modality.batch import make_batch
+from ernie5.modality.batch import Coders, make_batch
 from ernie5.modality.unified import stack
 from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
@@ -49,7 +49,7 @@ def full_forward_answer(model, prompt, steps):
         row.input_ids[place:] = answered
         row.position_ids[place:] = row.position_ids[place - 1] + 1 + np.arange(length - place)[:, None]
         row.mask_rows[:, 0] = length
-        batch = make_batch(stack([row]), VisionCoder(vision_tokenizer()))
+        batch = make_batch(stack([row]), Coders(VisionCoder(vision_tokenizer())))
         layout = make_layout(batch.mask_rows, batch.position_ids, model.config.attention)
         hidden = model.decoder(model.embed(batch), layout, full_subnet(model.config)).hidden_states
         answered.append(int(model.logits(hidden[0, -1]).argmax()))
@@ -83,7 +83,7 @@ def test_no_prompts_have_no_answers(model):
 def test_media_before_a_model_of_text_alone_are_refused(tiny_model_config):
     paddle.seed(0)
     model = Ernie5ForCausalLM(tiny_model_config)
-    with pytest.raises(UserError, match="^p.png: this model reads text alone: leave it out, or take a model with"):
+    with pytest.raises(UserError, match="^prompt: has the image p.png, but this model has no vision: leave such samples out"):
         answer(model, TEXT, [[Image("p.png", "understand")]], GREEDY)
 
 
