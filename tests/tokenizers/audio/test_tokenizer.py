@@ -101,14 +101,20 @@ def test_a_clip_does_not_depend_on_what_is_beside_it_or_behind_it(tokenizer, fra
     np.testing.assert_array_equal(tokenizer.decode(codes[3:4, :frames]).numpy(), sound.numpy())
 
 
+@pytest.mark.parametrize(
+    ("sample_rate", "hop_size", "window_size"), [(8000, 160, 320), (8000, 80, 320), (24_000, 480, 960)]
+)
 @pytest.mark.parametrize("chunks", [(1, 1, 1, 1, 1, 1, 1), (2, 5), (5, 2)])
-def test_a_network_of_the_size_in_use_streams_to_the_same_bits(chunks):
-    config = AudioTokenizerConfig(sample_rate=8000, hop_size=80, window_size=320, num_codebooks=2, codebook_size=64)
+def test_networks_of_the_sizes_in_use_stream_to_the_same_bits(sample_rate, hop_size, window_size, chunks):
+    config = AudioTokenizerConfig(
+        sample_rate=sample_rate, hop_size=hop_size, window_size=window_size, num_codebooks=2, codebook_size=64
+    )
     tokenizer = stirred(AudioTokenizer(config))
     tokenizer.eval()
-    waveform, heard, spoken = paddle.rand([3, 7 * 640]) * 2 - 1, Stream(), Stream()
-    parts = [tokenizer.latents(part, heard) for part in waveform.split([640 * n for n in chunks], axis=1)]
+    waveform, heard, spoken = paddle.rand([3, 7 * config.frame_size]) * 2 - 1, Stream(), Stream()
+    pieces = waveform.split([config.frame_size * n for n in chunks], axis=1)
     latents = tokenizer.latents(waveform)
+    parts = [tokenizer.latents(piece, heard) for piece in pieces]
     np.testing.assert_array_equal(paddle.concat(parts, axis=1).numpy(), latents.numpy())
     sounds = [tokenizer.decoder(part, spoken) for part in latents.split(list(chunks), axis=1)]
     np.testing.assert_array_equal(paddle.concat(sounds, axis=1).numpy(), tokenizer.decoder(latents).numpy())
