@@ -84,7 +84,8 @@ MASKS = {
 @pytest.fixture(params=[128, 16, 5], ids="block_{}".format)
 def query_block(request, monkeypatch) -> int:
     """Tiles larger than the sequence, and smaller ones that do not divide it."""
-    monkeypatch.setattr(attention, "QUERY_BLOCK", request.param)
+    for name in ("QUERY_BLOCK", "SMALL_QUERY_BLOCK"):
+        monkeypatch.setattr(attention, name, request.param)
     return request.param
 
 
@@ -167,7 +168,7 @@ def test_gradients_equal_those_of_dense_attention(name, query_block):
 
 
 def test_tiles_leave_out_the_keys_behind_a_wall(monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 8)
+    monkeypatch.setattr(attention, "SMALL_QUERY_BLOCK", 8)
     tiles = flashmask_tiles(packed_rows(8, 16))
     spans = [(tile.query_start, tile.query_end, tile.key_start, tile.key_end) for tile in tiles]
     assert spans == [(0, 8, 0, 8), (8, 16, 8, 16), (16, 24, 8, 24)]
