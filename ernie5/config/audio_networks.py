@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ernie5.config.audio_tokenizer import LARGEST_SAMPLE_RATE
-from ernie5.config.ranges import negative, not_a_share, not_positive, outside
+from ernie5.config.ranges import negative, not_a_share, not_positive, outside, prefixed
 from ernie5.errors import UserError
 
 MAX_BANDS, MAX_WIDTH, MAX_UNITS, MAX_DIM = 256, 4096, 64, 4096
@@ -57,7 +57,32 @@ class RecogniserTrainConfig(MelTrainConfig):
     """As above, with clips varied so that other voices are understood."""
 
     speeds: tuple[float, float] = (0.8, 1.25)  # range of how fast a clip is played, its pitch with it
+    formants: float = 0.15  # largest change of the frequencies of its bands, as a share, which a throat's length makes
+    tilt: float = 1.0  # largest change of its highest band against the middle one, in deviations of speech
+    noise: float = 0.1  # largest noise, as a share of its loudness
     hidden_bands: float = 0.2  # largest share of neighbouring bands that are blanked
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerDataConfig:
+    """Clips of labelled speakers: indexes (JSONL) whose lines have a `speaker`."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...] = ()  # of other speakers, to measure on; may be empty
+    max_clips: int = 5000  # read into memory, evenly chosen; 0: all
+    max_validation_clips: int = 200
+    max_seconds: float = 10.0  # of a clip; a longer one is cut into such pieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerRunConfig:
+    """One run of `tools/tokenizer.py train speaker`."""
+
+    encoder: SpeakerConfig
+    train: MelTrainConfig
+    data: SpeakerDataConfig
+    output_dir: str
+    threads: int = 0  # of the CPU math libraries; 0: as many as cores
 
 
 def check_recogniser(config: RecogniserConfig, source: str) -> None:
@@ -76,6 +101,18 @@ def check_speaker(config: SpeakerConfig, source: str) -> None:
     _raise(source, [*_network_faults(config.network), *_sizes(dim=(config.dim, MAX_DIM))])
 
 
+def check_speaker_run(config: SpeakerRunConfig, source: str) -> None:
+    """As `check_recogniser`, for a run."""
+    check_speaker(config.encoder, f"{source}: encoder")
+    check_training(config.train, f"{source}: train")
+    data = config.data
+    counts = not_positive(max_validation_clips=data.max_validation_clips, max_seconds=data.max_seconds)
+    faults = [prefixed("data", [counts, negative(max_clips=data.max_clips)]), negative(threads=config.threads)]
+    if not data.train:
+        faults.append("data.train is empty: name an index of sounds with speakers")
+    _raise(source, [fault for fault in faults if fault])
+
+
 def check_training(config: MelTrainConfig, source: str) -> None:
     """As `check_recogniser`, for the settings of a training."""
     faults = [
@@ -90,7 +127,8 @@ def check_training(config: MelTrainConfig, source: str) -> None:
         not_a_share(dropout=config.dropout),
     ]
     if isinstance(config, RecogniserTrainConfig):
-        faults.append(not_a_share(hidden_bands=config.hidden_bands))
+        faults.append(not_a_share(hidden_bands=config.hidden_bands, formants=config.formants))
+        faults.append(negative(tilt=config.tilt, noise=config.noise))
         if not 0.25 <= config.speeds[0] <= config.speeds[1] <= 4:
             faults.append(f"speeds is {list(config.speeds)}: give two from 0.25 to 4, the slower one first")
     _raise(source, [fault for fault in faults if fault])

@@ -60,6 +60,7 @@ class AudioSemanticConfig:
 
     weight: float = 0.0  # 0: no teacher
     teacher: str = ""  # folder of a Whisper model; empty: a recogniser that is trained first, on transcribed speech
+    recogniser_steps: int = 400  # of that training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,7 @@ class AudioTokenizerTrainConfig:
     clip_norm: float = 1.0  # of the global gradient norm
     # Probability that a clip keeps only its first levels, 1 to all alike, so that each prefix of the levels is a sound.
     quantizer_dropout: float = 0.5
+    unquantized_steps: int = 100  # at the start, before codebooks are found by k-means
     loss: AudioLossConfig = field(default_factory=AudioLossConfig)
     eval_steps: int = 200  # also of saving; 0: only at the end
     log_steps: int = 20
@@ -201,6 +203,7 @@ def _train_faults(train: AudioTokenizerTrainConfig) -> Iterator[str]:
     )
     others = negative(
         warmup_steps=train.warmup_steps,
+        unquantized_steps=train.unquantized_steps,
         weight_decay=train.weight_decay,
         eval_steps=train.eval_steps,
         seed=train.seed,
@@ -230,7 +233,10 @@ def _loss_faults(loss: AudioLossConfig) -> Iterator[str | None]:
     yield prefixed("adversarial", [weights, counts])
     if not adversarial.periods and not adversarial.resolutions:
         yield "adversarial.periods and adversarial.resolutions are empty: give at least one of either"
-    yield prefixed("semantic", [negative(weight=loss.semantic.weight)])
+    semantic = loss.semantic
+    yield prefixed(
+        "semantic", [negative(weight=semantic.weight), not_positive(recogniser_steps=semantic.recogniser_steps)]
+    )
 
 
 def _data_faults(data: AudioTokenizerDataConfig) -> Iterator[str]:

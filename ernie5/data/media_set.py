@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from ernie5.errors import UserError
 
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
 FILM_ENDINGS = {".gif", ".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".mpeg"}
+
+
+File = TypeVar("File")
 
 
 class MediaFile(NamedTuple):
@@ -38,14 +41,14 @@ def find_media(paths: Sequence[str], fps: float) -> list[MediaFile]:
     return list(found)
 
 
-def choose_evenly(files: Sequence[MediaFile], number: int) -> list[MediaFile]:
+def choose_evenly(files: Sequence[File], number: int) -> list[File]:
     """At most `number` of the files, evenly spread over them; 0: all."""
     if number == 0 or len(files) <= number:
         return list(files)
     return [files[i * len(files) // number] for i in range(number)]
 
 
-def split_off(files: Sequence[MediaFile], fraction: float, seed: int) -> tuple[list[MediaFile], list[MediaFile]]:
+def split_off(files: Sequence[File], fraction: float, seed: int) -> tuple[list[File], list[File]]:
     """The rest and a random share of the files, at least one. UserError if there are fewer than two."""
     if len(files) < 2:
         raise UserError("data.train holds a single medium: add more, or name data.validation")

@@ -1,6 +1,7 @@
 """The settings of an audio tokenizer and of its training."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,11 @@ from ernie5.config.audio_tokenizer import (
     check,
     check_run,
 )
+from ernie5.config.load import load_as
 from ernie5.errors import UserError
 
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs/tokenizer").glob("*audio*.yaml"))
 GOOD = AudioTokenizerConfig(sample_rate=8000, hop_size=80, window_size=320)
 RUN = AudioTokenizerRunConfig(
     tokenizer=GOOD,
@@ -24,6 +28,12 @@ RUN = AudioTokenizerRunConfig(
     data=AudioTokenizerDataConfig(train=("sounds",)),
     output_dir="out",
 )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_holds_every_rule_and_says_what_it_is(path: Path):
+    check_run(load_as(AudioTokenizerRunConfig, path), str(path))
+    assert path.read_text(encoding="utf-8").startswith("# ")
 
 
 def with_loss(**changes: object) -> dict:

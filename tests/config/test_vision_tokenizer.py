@@ -11,7 +11,7 @@ from ernie5.config.vision_tokenizer import VisionTokenizerConfig, VisionTokenize
 from ernie5.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs/tokenizer").glob("*.yaml"))
+CONFIG = ROOT / "configs/tokenizer/digits.yaml"
 GOOD = VisionTokenizerConfig(
     encoder=VisionEncoderConfig(channels=(8, 16)),
     bits=4,
@@ -19,10 +19,9 @@ GOOD = VisionTokenizerConfig(
 )
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_configuration_holds_every_rule_and_says_what_it_is(path: Path):
-    check_run(load_as(VisionTokenizerRunConfig, path), str(path))
-    assert path.read_text(encoding="utf-8").startswith("# ")
+def test_a_shipped_configuration_holds_every_rule_and_says_what_it_is():
+    check_run(load_as(VisionTokenizerRunConfig, CONFIG), str(CONFIG))
+    assert CONFIG.read_text(encoding="utf-8").startswith("# ")
 
 
 def test_the_digit_tokenizer_is_the_one_that_the_digit_model_reads():

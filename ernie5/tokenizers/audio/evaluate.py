@@ -8,7 +8,9 @@ import numpy as np
 import paddle
 
 from ernie5.config.audio_tokenizer import FRAMES_PER_SECOND, AudioTokenizerConfig
+from ernie5.errors import UserError
 from ernie5.tokenizers.audio.losses import MEASURE_WINDOW, mel_distance, scale_invariant_ratio
+from ernie5.tokenizers.audio.recogniser import Recogniser, error_rate
 from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 
 
@@ -47,6 +49,26 @@ def evaluate(tokenizer: AudioTokenizer, sounds: Sequence[np.ndarray]) -> Quality
         bits_per_second=bit_rates(config),
         num_sounds=len(ratios),
     )
+
+
+@paddle.no_grad()
+def error_rates(
+    tokenizer: AudioTokenizer, recogniser: Recogniser, transcripts: Sequence[tuple[np.ndarray, str]]
+) -> tuple[float, ...]:
+    """The recogniser's errors over characters, of the sounds and of what the first, the first two, ... levels make.
+
+    transcripts: float32 [samples] each with what is said, some of them not "". UserError for another sample rate.
+    """
+    rate, own = recogniser.config.network.sample_rate, tokenizer.config.sample_rate
+    if rate != own:
+        raise UserError(f"the recogniser hears sounds at {rate} Hz, the audio tokenizer is for {own} Hz: give another")
+    heard: list[list[str]] = []
+    for sound, _ in transcripts:
+        codes = tokenizer.encode(paddle.to_tensor(sound[None]))
+        outputs = (tokenizer.decode(codes[..., : n + 1]).numpy()[0, : len(sound)] for n in range(codes.shape[-1]))
+        heard.append([recogniser.transcribe(output) for output in (sound, *outputs)])
+    expected = [text for _, text in transcripts]
+    return tuple(error_rate(found, expected) for found in zip(*heard, strict=True))
 
 
 def code_use(counts: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from ernie5.tokenizers.schedule import warmup_cosine
 
 MEL_PER_FRAME, STATES_PER_FRAME = 8, 4  # in the 80 ms of a frame of codes
 KERNEL, DILATIONS = 5, (1, 2, 4)  # the dilations of the units, over and over
+POOL = 8  # batches that are drawn together
 CENTRE, SPREAD = -4.5, 1.5  # of log-mel values of speech, about
 
 
@@ -107,14 +108,18 @@ def stacked(waveforms: Sequence[np.ndarray]) -> np.ndarray:
     return batch
 
 
-def shuffled(rng: np.random.Generator, clips: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Numbers of clips, [batch_size] each, without end: every clip once before any comes again."""
-    waiting = np.zeros(0, np.int64)
+def shuffled(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Numbers of clips of these lengths, [batch_size] each, without end: every clip once before any comes again.
+
+    Of POOL batches those are put together that are about as long, so that little of a batch is filled with zeros.
+    """
+    lengths, waiting = np.asarray(lengths), np.zeros(0, np.int64)
     while True:
-        while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, rng.permutation(clips)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
+        while len(waiting) < POOL * batch_size:
+            waiting = np.concatenate([waiting, rng.permutation(len(lengths))])
+        pool, waiting = waiting[: POOL * batch_size], waiting[POOL * batch_size :]
+        batches = pool[np.argsort(lengths[pool], kind="stable")].reshape([POOL, batch_size])
+        yield from rng.permutation(batches)
 
 
 class Steps:

@@ -85,9 +85,14 @@ class ResidualVectorQuantizer(nn.Layer):
             total = total + look_up(self.vectors[q], codes[..., q])
         return total
 
-    def initialise(self, latents: paddle.Tensor, rng: np.random.Generator) -> None:
-        """Codebooks from latents [batch, frames, d] by k-means, level after level."""
-        self._set(initial_codebooks(latents, *self.counts.shape, rng))
+    def initialise(self, latents: paddle.Tensor, rng: np.random.Generator, batches: float = 1.0) -> None:
+        """Codebooks from latents [batch, frames, d] by k-means, level after level.
+
+        batches: of training that the latents are as many as. The running means begin with those of one, or codebooks
+        found from many would not follow the latents for hundreds of steps.
+        """
+        vectors, sums, counts = initial_codebooks(latents, *self.counts.shape, rng)
+        self._set(Codebooks(vectors, sums / batches, counts / batches))
 
     def learn(self, quantized: Quantized, rng: np.random.Generator) -> None:
         """Moves the codebooks towards the vectors that chose them, and revives dead codes."""

@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from tqdm import tqdm
 
 from ernie5.config.audio_networks import (
     MelNetworkConfig,
@@ -33,7 +34,7 @@ from ernie5.tokenizers.audio.mel_network import (
 )
 
 BLANK = 0  # the symbols follow
-LOUDNESS_RANGE = 0.5, 2.0  # of a clip in training, over its own
+LOUDNESS_RANGE = 0.25, 4.0  # of a clip in training, over its own
 FOLDER = NetworkFolder(
     name="recogniser of speech",
     model_type="ernie5_recogniser",
@@ -133,9 +134,11 @@ def train_recogniser(
     recogniser.network.dropout = config.dropout
     sounds, labels = _fitting(clips, recogniser, config.speeds[1])
     rng, steps = np.random.default_rng(config.seed), Steps(recogniser, config)
-    for step, numbers in zip(range(config.steps), shuffled(rng, len(sounds), config.batch_size), strict=False):
-        varied = [_varied(sounds[number], config.speeds, rng) for number in numbers]
-        loss = _loss(recogniser, varied, [labels[number] for number in numbers], config.hidden_bands, rng)
+    batches = shuffled([len(sound) for sound in sounds], config.batch_size, rng)
+    bar = tqdm(range(config.steps), desc="recogniser", unit="step")
+    for step, numbers in zip(bar, batches, strict=False):
+        varied = [_varied(sounds[number], config, rng) for number in numbers]
+        loss = _loss(recogniser, varied, [labels[number] for number in numbers], config, rng)
         steps.take(loss)
         if (step + 1) % config.log_steps == 0:
             logger.info("recogniser: step %d of %d, loss %.3f", step + 1, config.steps, loss.item())
@@ -168,27 +171,42 @@ def _loss(
     recogniser: Recogniser,
     sounds: list[np.ndarray],
     labels: list[list[int]],
-    hidden_bands: float,
+    config: RecogniserTrainConfig,
     rng: np.random.Generator,
 ) -> paddle.Tensor:
-    """CTC of a batch, each clip with some neighbouring bands of its spectrogram blanked (arXiv:1904.08779)."""
+    """CTC of a batch whose spectrograms are varied."""
     network = recogniser.network
     frames = paddle.to_tensor([network.num_frames(len(sound)) for sound in sounds], "int64")
     mel = network.log_mel(paddle.to_tensor(stacked(sounds)))
-    bands = network.config.bands
-    first = rng.integers(0, bands, len(sounds))
-    last = first + rng.integers(0, 1 + int(hidden_bands * bands), len(sounds))
+    mix, tilt = _throats(len(sounds), network.config.bands, config, rng)
+    mel = paddle.to_tensor(mix).matmul(mel) + paddle.to_tensor(tilt)
+    return ctc_loss(recogniser.head(network(mel, frames)), frames * STATES_PER_FRAME, labels)
+
+
+def _throats(
+    clips: int, bands: int, config: RecogniserTrainConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each clip how its bands are mixed, float32 [clips, bands, bands], and what is added, [clips, bands, 1].
+
+    Bands are moved, as by the length of a throat (Jaitly and Hinton 2013), tilted, and some neighbours blanked
+    (arXiv:1904.08779).
+    """
     numbers = np.arange(bands)
-    shown = (numbers < first[:, None]) | (numbers >= last[:, None])
-    logits = recogniser.head(network(mel * paddle.to_tensor(shown[..., None].astype(np.float32)), frames))
-    return ctc_loss(logits, frames * STATES_PER_FRAME, labels)
+    places = np.clip(numbers * (1 + rng.uniform(-config.formants, config.formants, [clips, 1])), 0, bands - 1)
+    mix = np.maximum(0, 1 - np.abs(places[..., None] - numbers))
+    tilt = rng.uniform(-config.tilt, config.tilt, [clips, 1]) * np.linspace(-1, 1, bands)
+    first = rng.integers(0, bands, [clips, 1])
+    last = first + rng.integers(0, 1 + int(config.hidden_bands * bands), [clips, 1])
+    shown = (numbers < first) | (numbers >= last)
+    return (mix * shown[..., None]).astype(np.float32), (tilt * shown)[..., None].astype(np.float32)
 
 
-def _varied(sound: np.ndarray, speeds: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Played faster or slower, its pitch with it, and louder or softer, as another voice would (arXiv:1904.08779)."""
-    samples = int(len(sound) / rng.uniform(*speeds)) or 1
+def _varied(sound: np.ndarray, config: RecogniserTrainConfig, rng: np.random.Generator) -> np.ndarray:
+    """Played faster or slower, its pitch with it, louder or softer, and with noise."""
+    samples = int(len(sound) / rng.uniform(*config.speeds)) or 1
     played = np.interp(np.linspace(0, len(sound) - 1, samples), np.arange(len(sound)), sound)
-    return (played * rng.uniform(*LOUDNESS_RANGE)).astype(np.float32)
+    noise = rng.standard_normal(samples) * rng.uniform(0, config.noise) * np.sqrt(np.square(played).mean())
+    return ((played + noise) * rng.uniform(*LOUDNESS_RANGE)).astype(np.float32)
 
 
 def error_rate(found: Sequence[Sequence[Hashable]], expected: Sequence[Sequence[Hashable]]) -> float:

@@ -6,6 +6,9 @@ import numpy as np
 
 from ernie5.errors import UserError
 
+LOUDNESS_RANGE = 0.02, 0.2  # root mean square
+MAX_GAIN, SMALLEST_LOUDNESS = 10.0, 1e-6
+
 
 class ClipSampler:
     """Pieces of one length of sounds of any length, each sound as likely as it is long."""
@@ -29,3 +32,15 @@ class ClipSampler:
             else:
                 clip[start : start + len(sound)] = sound
         return clips
+
+
+def leveled(clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """float32 [batch, samples], each as loud as drawn, evenly in decibels, so that soft and loud speech are learned.
+
+    A peak stays within full scale. The most that a clip is amplified by keeps silence with a little noise silent.
+    """
+    own = np.sqrt(np.square(clips).mean(axis=1)) + SMALLEST_LOUDNESS
+    drawn = np.exp(rng.uniform(*np.log(LOUDNESS_RANGE), len(clips)))
+    peak = np.abs(clips).max(axis=1) + SMALLEST_LOUDNESS
+    gain = np.minimum(np.minimum(drawn / own, MAX_GAIN), 1 / peak)
+    return (clips * gain[:, None]).astype(np.float32)

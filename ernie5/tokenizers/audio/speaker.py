@@ -27,6 +27,7 @@ from ernie5.tokenizers.audio.mel_network import (
     weight_shapes,
 )
 
+LOUDNESS_RANGE = 0.25, 4.0  # of a clip in training, over its own: a voice is not its loudness
 SCALE = 15.0  # of cosines before the softmax
 SMALLEST_VARIANCE = 1e-5
 FOLDER = NetworkFolder(
@@ -35,7 +36,7 @@ FOLDER = NetworkFolder(
     version=1,
     config_type=SpeakerConfig,
     check=check_speaker,
-    command="tools/tokenizer.py train audio",
+    command="tools/tokenizer.py train speaker",
 )
 logger = logging.getLogger(__name__)
 
@@ -115,8 +116,9 @@ def train_speaker_encoder(
     encoder, loss_of = SpeakerEncoder(config), SpeakerLoss(len(names), config.dim)
     encoder.network.dropout = train.dropout
     rng, steps = np.random.default_rng(train.seed), Steps(nn.LayerList([encoder, loss_of]), train)
-    for step, numbers in zip(range(train.steps), shuffled(rng, len(clips), train.batch_size), strict=False):
-        sounds = [clips[number][0] for number in numbers]
+    batches = shuffled([len(sound) for sound, _ in clips], train.batch_size, rng)
+    for step, numbers in zip(range(train.steps), batches, strict=False):
+        sounds = [clips[number][0] * np.float32(rng.uniform(*LOUDNESS_RANGE)) for number in numbers]
         frames = paddle.to_tensor([encoder.network.num_frames(len(sound)) for sound in sounds], "int64")
         speakers = paddle.to_tensor([names.index(clips[number][1]) for number in numbers], "int64")
         loss = loss_of(encoder(paddle.to_tensor(stacked(sounds)), frames), speakers)
@@ -125,3 +127,20 @@ def train_speaker_encoder(
             logger.info("speaker encoder: step %d of %d, loss %.3f", step + 1, train.steps, loss.item())
     encoder.eval()
     return encoder
+
+
+def equal_error_rate(vectors: np.ndarray, speakers: Sequence[str]) -> float:
+    """How often two clips are taken for the same voice though they are not, and the reverse, where both are as often.
+
+    vectors: float [clips, dim] of unit length; each pair is judged by its cosine. UserError if there is no pair of the
+    same voice or none of two.
+    """
+    first, second = np.triu_indices(len(vectors), 1)
+    names = np.asarray(speakers)
+    same = names[first] == names[second]
+    if not same.any() or same.all():
+        raise UserError("the equal error rate needs two clips of one speaker and a clip of another: give more")
+    order = np.argsort(-(vectors[first] * vectors[second]).sum(axis=1), kind="stable")
+    missed = 1 - np.cumsum(same[order]) / same.sum()
+    taken = np.cumsum(~same[order]) / (~same).sum()
+    return float(np.maximum(missed, taken).min())

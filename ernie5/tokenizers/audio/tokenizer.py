@@ -6,23 +6,16 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ernie5.config.audio_tokenizer import AudioTokenizerConfig, check
+from ernie5.config.audio_tokenizer import AudioTokenizerConfig
 from ernie5.errors import UserError
-from ernie5.layers.network_folder import NetworkFolder, digest
+from ernie5.layers.network_folder import digest
 from ernie5.tokenizers.audio.causal_layers import continue_clip
 from ernie5.tokenizers.audio.decoder import AudioDecoder
 from ernie5.tokenizers.audio.encoder import FRAME_KERNEL, AudioEncoder
+from ernie5.tokenizers.audio.folder import FOLDER
 from ernie5.tokenizers.audio.quantizer import ResidualVectorQuantizer
 from ernie5.tokenizers.vision.causal_conv import Stream
 
-FOLDER = NetworkFolder(
-    name="audio tokenizer",
-    model_type="ernie5_audio_tokenizer",
-    version=1,
-    config_type=AudioTokenizerConfig,
-    check=check,
-    command="tools/tokenizer.py train audio",
-)
 BLOCK = 125  # frames that `encode` and `decode` take at once, 10 s: their memory does not grow with the clip
 
 

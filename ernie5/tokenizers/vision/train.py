@@ -1,6 +1,5 @@
 """Training of a vision tokenizer: the 2D network on pictures, then, inflated, on films (report §2.2.1)."""
 
-import json
 import logging
 import math
 import time
@@ -20,6 +19,7 @@ from ernie5.config.vision_tokenizer import (
     VisionTokenizerTrainConfig,
 )
 from ernie5.errors import Fault, UserError
+from ernie5.tokenizers.run_folder import METRICS_FILE, claim_folder, write_record
 from ernie5.tokenizers.schedule import warmup_cosine
 from ernie5.tokenizers.vision.evaluate import Quality, evaluate, reconstruction_sheet, scales_of
 from ernie5.tokenizers.vision.folder import FOLDER
@@ -30,7 +30,7 @@ from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE, SHEET_FILE = "metrics.jsonl", "reconstructions.png"
+SHEET_FILE = "reconstructions.png"
 SHEET_ROWS = 12
 SHEET_SIDE = 64  # pixels that a smaller picture is enlarged to on the sheet
 ADVERSARY_BETAS = (0.0, 0.99)  # arXiv:1912.04958
@@ -65,7 +65,7 @@ def train_vision_tokenizer(
     objective = Objective(first_network(config), config.train)
     output = claim_folder(config.output_dir)
     with open(output / METRICS_FILE, "w", encoding="utf-8") as metrics:
-        trainer = _Trainer(config.train, objective, validation, output, lambda record: _write(metrics, record))
+        trainer = _Trainer(config.train, objective, validation, output, lambda record: write_record(metrics, record))
         trainer.run(picture_phase(config.train, sampler))
         if objective.tokenizer.temporal_kernel == 1:
             objective.tokenizer = objective.tokenizer.inflated()
@@ -75,20 +75,6 @@ def train_vision_tokenizer(
     tokenizer.eval()
     save_sheet(tokenizer, validation, output / SHEET_FILE)
     return tokenizer, trainer.quality
-
-
-def claim_folder(path: str) -> Path:
-    """Makes the output folder. UserError if something is in it, or it cannot be made."""
-    output = Path(path)
-    try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(f"output_dir: {output} exists already: remove it, or name another with -o output_dir=...")
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"output_dir: {output} cannot be written to ({error.strerror}): name another with -o output_dir=..."
-        ) from None
-    return output
 
 
 def check_start(config: VisionTokenizerRunConfig) -> None:
@@ -262,8 +248,3 @@ class _Trainer:
     def _record(self, kind: str, phase: Phase) -> dict:
         seconds = round(time.perf_counter() - self.start, 2)
         return {"kind": kind, "step": self.steps_done, "phase": phase.name, "seconds": seconds}
-
-
-def _write(file, record: dict) -> None:
-    file.write(json.dumps(record) + "\n")
-    file.flush()
