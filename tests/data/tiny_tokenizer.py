@@ -32,6 +32,7 @@ class VisualTinyTokenizer(TinyTokenizer):
 
     end_id = 9
     special_ids = {"<boi>": -1, "<eoi>": -2, "<bov>": -3, "<eov>": -4, "<image>": -5, "<video>": -6, "<sep>": -7}
+    special_ids |= {"<boa>": -8, "<eoa>": -9, "<audio>": -10}
 
     def apply_chat_template(self, messages):
         parts = super().apply_chat_template(messages)
