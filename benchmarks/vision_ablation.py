@@ -69,7 +69,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
             "data.train.0.path": world / "train.jsonl",
             "data.validation.0.path": world / "validation.jsonl",
             "tokenizer.vision": f"[{arguments.tokenizer.resolve()}]",
-            "generation.visual_prompts": "[]",
+            "generation.media_prompts": "[]",
         }
         options = [f"{key}={value}" for key, value in settings.items()] + list(VARIANTS[name])
         tool("train.py", "-c", CONFIG, *(word for option in options for word in ("-o", option)))

@@ -120,18 +120,19 @@ def open_model(arguments: argparse.Namespace) -> tuple["Answer", "Draw", set[tup
     start_paddle(arguments.threads)
     from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
     from ernie5.data.sample import Segment
+    from ernie5.inference.coders import load_coders, require_vision
     from ernie5.inference.draw import draw
     from ernie5.inference.prompt import answer
-    from ernie5.model.folder import VISION_TOKENIZER, from_pretrained
+    from ernie5.model.folder import from_pretrained
     from ernie5.tokenizers.text import TextTokenizer
-    from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
     model = from_pretrained(arguments.model)
     if model.config.vision is None:
         raise UserError(f"{arguments.model} is a model of text alone: give one with vision")
     model.eval()
     tokenizer = TextTokenizer.from_pretrained(arguments.model)
-    vision_tokenizer = VisionTokenizer.from_pretrained(Path(arguments.model) / VISION_TOKENIZER)
+    coders = load_coders(arguments.model, model.config)
+    require_vision(coders, model)
     resolutions = {(r.height, r.width): r for r in model.config.vision.resolutions}
     greedy = GenerationConfig(max_new_tokens=ANSWER_TOKENS, temperature=0.0)
     start, end = arguments.guidance
@@ -144,7 +145,7 @@ def open_model(arguments: argparse.Namespace) -> tuple["Answer", "Draw", set[tup
 
     def draw_prompts(prompts: list[list[Segment]], size: "Size", seed: int) -> list:
         resolution = resolutions[size.height, size.width]
-        return draw(model, tokenizer, vision_tokenizer, prompts, resolution, size.num_frames, sampling, seed)
+        return draw(model, tokenizer, coders, prompts, resolution, size.num_frames, sampling, seed)
 
     return answer_prompts, draw_prompts, set(resolutions)
 

@@ -84,8 +84,31 @@ def audio_data_is_in_range(config: Config) -> str | None:
     return prefixed("data.audio", [not_a_share(condition_dropout=config.data.audio.condition_dropout)])
 
 
+def audio_sampling_is_in_range(config: Config) -> str | None:
+    sampling = config.generation.audio
+    top_p = outside({"top_p": sampling.top_p}, lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+    others = negative(temperature=sampling.temperature, top_k=sampling.top_k, guidance=sampling.guidance)
+    return prefixed("generation.audio", [top_p, others, not_positive(max_seconds=sampling.max_seconds)])
+
+
+def sounding_prompts_fit_the_model(config: Config) -> str | None:
+    audio, found = config.model.audio, []
+    for i, prompt in enumerate(config.generation.media_prompts):
+        where = f"generation.media_prompts.{i}"
+        if audio is None and (prompt.audio or prompt.speaker or prompt.answer == "audio"):
+            found.append(f"{where}: the model has no audio section: leave this prompt out")
+        elif audio is not None and prompt.speaker and not audio.speaker_dim:
+            found.append(f"{where}.speaker is set, but model.audio.speaker_dim is 0: leave it out, or set both")
+    return joined(*found)
+
+
 AUDIO_MODEL_RULES = (audio_sizes_are_positive, audio_frames_are_whole_samples, audio_levels_have_layers)
 AUDIO_STAGE_RULES = (audio_stage_is_in_range,)
 AUDIO_ELASTIC_RULES = (audio_layers_are_kept,)
 AUDIO_MEMBER_RULES = (member_keeps_the_audio_layers,)
-AUDIO_RUN_RULES = (audio_model_has_a_tokenizer, audio_data_is_in_range)
+AUDIO_RUN_RULES = (
+    audio_model_has_a_tokenizer,
+    audio_data_is_in_range,
+    audio_sampling_is_in_range,
+    sounding_prompts_fit_the_model,
+)

@@ -295,14 +295,16 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualPromptConfig:
-    """A prompt with a medium in it or after it: `image` or `video` is looked at, then `text` read, then `draw` made."""
+class MediaPromptConfig:
+    """A prompt with media in it or behind it: what is named is seen and heard, then `text` is read, then answered."""
 
     text: str = ""
     image: str = ""  # file
     video: str = ""  # file
+    audio: str = ""  # file, what is said in which is understood
+    speaker: str = ""  # file, a reference clip, whose voice is taken
     fps: float = 4.0  # frames a second that are looked at, and that a drawn film is shown at
-    draw: Literal["", "image", "video"] = ""  # empty: answer in text
+    answer: Literal["text", "image", "video", "audio"] = "text"
     height: int = 0  # pixels of what is drawn; 0: the first of the model's resolutions
     width: int = 0
     num_frames: int = 1  # of a drawn film
@@ -319,16 +321,28 @@ class VisualSamplingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AudioSamplingConfig:
+    """How speech is drawn, code by code."""
+
+    temperature: float = 0.7  # 0: always the likeliest code
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    guidance: float = 1.5  # classifier-free guidance; 1: none
+    max_seconds: float = 10.0  # of a sound, which is ended there
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """How the samples that a run shows are drawn."""
 
     prompts: tuple[str, ...] = ("",)
-    visual_prompts: tuple[VisualPromptConfig, ...] = ()
+    media_prompts: tuple[MediaPromptConfig, ...] = ()
     max_new_tokens: int = 128
     temperature: float = 0.8  # 0: greedy
     top_p: float = 0.95
     top_k: int = 0  # 0: no limit
     vision: VisualSamplingConfig = field(default_factory=VisualSamplingConfig)
+    audio: AudioSamplingConfig = field(default_factory=AudioSamplingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

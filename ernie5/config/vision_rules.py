@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from ernie5.config.ranges import joined, negative, not_a_share, not_positive, outside, prefixed
 from ernie5.config.schema import (
     Config,
+    MediaPromptConfig,
     ModelConfig,
     ResolutionConfig,
     StageConfig,
     VisionConfig,
     VisionEncoderConfig,
-    VisualPromptConfig,
 )
 
 
@@ -153,33 +153,33 @@ def visual_sampling_is_in_range(config: Config) -> str | None:
 
 
 def visual_prompts_fit_the_model(config: Config) -> str | None:
-    prompts = config.generation.visual_prompts
-    if prompts and config.model.vision is None:
-        return "generation.visual_prompts: the model has no vision section: leave them out"
-    found = []
-    for i, prompt in enumerate(prompts):
-        sizes = {(r.height, r.width) for r in config.model.vision.resolutions}
-        size = (prompt.height, prompt.width)
-        wrong = size != (0, 0) and size not in sizes
-        listed = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
-        found.append(
-            prefixed(
-                f"generation.visual_prompts.{i}",
-                [
-                    not_positive(fps=prompt.fps, num_frames=prompt.num_frames),
-                    _frames_fault(prompt, config.model.vision),
-                    f"height and width are {size[0]} and {size[1]}: the model draws {listed}" if wrong else None,
-                ],
-            )
-        )
+    vision, found = config.model.vision, []
+    for i, prompt in enumerate(config.generation.media_prompts):
+        where = f"generation.media_prompts.{i}"
+        if vision is not None:
+            found.append(prefixed(where, _visual_prompt_faults(prompt, vision)))
+        elif prompt.image or prompt.video or prompt.answer in ("image", "video"):
+            found.append(f"{where}: the model has no vision section: leave this prompt out")
     return joined(*found)
 
 
-def _frames_fault(prompt: VisualPromptConfig, vision: VisionConfig) -> str | None:
+def _visual_prompt_faults(prompt: MediaPromptConfig, vision: VisionConfig) -> list[str | None]:
+    sizes = {(r.height, r.width) for r in vision.resolutions}
+    size = (prompt.height, prompt.width)
+    wrong = size != (0, 0) and size not in sizes
+    listed = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+    return [
+        not_positive(fps=prompt.fps, num_frames=prompt.num_frames),
+        _frames_fault(prompt, vision),
+        f"height and width are {size[0]} and {size[1]}: the model draws {listed}" if wrong else None,
+    ]
+
+
+def _frames_fault(prompt: MediaPromptConfig, vision: VisionConfig) -> str | None:
     stride = vision.encoder.temporal_stride
-    if prompt.draw == "video" and (prompt.num_frames < 2 or (prompt.num_frames - 1) % stride):
+    if prompt.answer == "video" and (prompt.num_frames < 2 or (prompt.num_frames - 1) % stride):
         return f"num_frames is {prompt.num_frames}: a film needs one more than a multiple of {stride}, and at least 2"
-    if prompt.draw != "video" and prompt.num_frames != 1:
+    if prompt.answer != "video" and prompt.num_frames != 1:
         return f"num_frames is {prompt.num_frames}: only what is drawn as a video has more than 1"
     return None
 

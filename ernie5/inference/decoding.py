@@ -3,7 +3,7 @@
 A batch is read in step: its rows get the same number of tokens each time, shorter prompts are padded at the left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from ernie5.data.sequence import EncodedSample
 from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.rope import rotation
+from ernie5.modality.audio import Tap
 from ernie5.modality.batch import NO_CODERS, Coders, make_batch
 from ernie5.modality.token_layout import TO_THE_END
 from ernie5.modality.unified import UnifiedSequence, stack
@@ -63,22 +64,28 @@ class Decoding:
         self.position = rows.position_ids[:, -1, 0] + 1
         return self.read(embedded, rows.position_ids, group_start, hidden_from)[:, -1]
 
-    def read_words(self, ids: np.ndarray) -> paddle.Tensor:
-        """One more id of every row, int64 [rows] -> [rows, hidden]."""
+    def read_words(self, ids: np.ndarray, taps: Mapping[int, Tap] | None = None) -> paddle.Tensor:
+        """One more id of every row, int64 [rows] -> [rows, hidden]; `taps` as of `read`."""
         positions = np.repeat(self.position[:, None, None], 3, axis=-1)
         self.position = self.position + 1
         with paddle.no_grad():
             embedded = self.model.text.embed(paddle.to_tensor(ids[:, None]))
-        return self.read(embedded, positions, np.zeros([1, 1], np.int64), np.full([1, 1], TO_THE_END))[:, -1]
+        return self.read(embedded, positions, np.zeros([1, 1], np.int64), np.full([1, 1], TO_THE_END), taps)[:, -1]
 
     @paddle.no_grad()
     def read(
-        self, embedded: paddle.Tensor, positions: np.ndarray, group_start: np.ndarray, hidden_from: np.ndarray
+        self,
+        embedded: paddle.Tensor,
+        positions: np.ndarray,
+        group_start: np.ndarray,
+        hidden_from: np.ndarray,
+        taps: Mapping[int, Tap] | None = None,
     ) -> paddle.Tensor:
         """The next n tokens of every row, embedded [rows, n, hidden] -> [rows, n, hidden] after the final norm.
 
         positions float32 [rows, n, 3]. group_start and hidden_from int64 [rows or 1, n] as in `TokenLayout`, counted
         from the first of these tokens; hidden_from may lie behind the last of them. `position` stays as it is.
+        `taps` read behind layers, as in `Decoder`.
         """
         self._drop_hidden_keys()
         hidden_from = _one_row_if_equal(hidden_from + self.length)
@@ -88,7 +95,7 @@ class Decoding:
             rotation(paddle.to_tensor(positions), self.model.config.attention),
         )
         self.length += embedded.shape[1]
-        return self.model.decoder(embedded, layout, self.subnet, self.caches).hidden_states
+        return self.model.decoder(embedded, layout, self.subnet, self.caches, taps).hidden_states
 
     def branch(self) -> None:
         """As many rows again behind these, each of which has read nothing but its row's first token.

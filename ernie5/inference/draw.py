@@ -8,9 +8,11 @@ import paddle
 from ernie5.config.schema import ResolutionConfig, VisualSamplingConfig
 from ernie5.data.sample import Segment
 from ernie5.errors import UserError
+from ernie5.inference.coders import require_vision
 from ernie5.inference.decoding import Decoding, evaluating
 from ernie5.inference.prompt import read_prompts
 from ernie5.inference.sampling import guided, is_guided, sample_bits
+from ernie5.modality.batch import Coders
 from ernie5.modality.visual_layout import Scales, generation_layout
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
@@ -26,7 +28,7 @@ Pick = Callable[[np.ndarray, int], np.ndarray]
 def draw(
     model: Ernie5ForCausalLM,
     tokenizer: TextTokenizer,
-    vision_tokenizer: VisionTokenizer,
+    coders: Coders,
     prompts: Sequence[Sequence[Segment]],
     resolution: ResolutionConfig,
     num_frames: int,
@@ -36,20 +38,21 @@ def draw(
 ) -> list[np.ndarray]:
     """What the model draws behind each prompt, uint8 [num_frames, height, width, 3]: a picture if it is one frame.
 
-    `resolution` is one of the model's. Raises UserError for a number of frames that the tokenizer does not make, and
-    for media of a prompt as `encode_prompt` does.
+    `resolution` is one of the model's. Raises UserError for a model or coders that cannot draw, for a number of frames
+    that the tokenizer does not make, and for media of a prompt as `read_prompts` does.
     """
-    latent_frames = count_latent_frames(num_frames, vision_tokenizer)
+    codec = require_vision(coders, model)
+    latent_frames = count_latent_frames(num_frames, codec)
     if not prompts:
         return []
     with evaluating(model):
-        decoding, _ = read_prompts(model, tokenizer, prompts, subnet)
+        decoding, _ = read_prompts(model, tokenizer, prompts, subnet, coders)
         if is_guided(config):
             decoding.branch()
         begin_id = tokenizer.special_ids["<boi>" if num_frames == 1 else "<bov>"]
-        drawing = Drawing(decoding, vision_tokenizer, resolution.scales, latent_frames)
+        drawing = Drawing(decoding, codec, resolution.scales, latent_frames)
         latents = drawing.draw(begin_id, picker(config, len(resolution.scales), np.random.default_rng(seed)))
-    return list(to_pixels(vision_tokenizer, latents[: len(prompts)]))
+    return list(to_pixels(codec, latents[: len(prompts)]))
 
 
 def picker(config: VisualSamplingConfig, num_scales: int, rng: np.random.Generator) -> Pick:

@@ -1,11 +1,11 @@
-"""The next token, and the next bits of a picture, from their logits."""
+"""The next token, the next code of a sound, and the next bits of a picture, from their logits."""
 
 import numpy as np
 
-from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
+from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
 
 
-def sample(logits: np.ndarray, config: GenerationConfig, rng: np.random.Generator) -> np.ndarray:
+def sample(logits: np.ndarray, config: GenerationConfig | AudioSamplingConfig, rng: np.random.Generator) -> np.ndarray:
     """logits float32 [batch, vocab] -> int64 [batch]: greedy at temperature 0, else top-k, then top-p, then a draw."""
     if config.temperature == 0:
         return logits.argmax(-1)
@@ -38,8 +38,10 @@ def sample_bits(logits: np.ndarray, config: VisualSamplingConfig, rng: np.random
     return np.where(np.maximum(one, 1 - one) >= config.top_p, odds > 0, drawn).astype(np.float32)
 
 
-def is_guided(config: VisualSamplingConfig) -> bool:
+def is_guided(config: VisualSamplingConfig | AudioSamplingConfig) -> bool:
     """Whether the unconditional branch has any effect."""
+    if isinstance(config, AudioSamplingConfig):
+        return config.guidance != 1.0
     return (config.guidance_start, config.guidance_end) != (1.0, 1.0)
 
 
@@ -48,7 +50,11 @@ def guided(logits: np.ndarray, scale: int, num_scales: int, config: VisualSampli
 
     logits [2 n, ...], the conditional half before the unconditional one -> [n, ...].
     """
-    conditional, unconditional = np.split(logits, 2)
     share = scale / max(num_scales - 1, 1)
-    strength = config.guidance_start + (config.guidance_end - config.guidance_start) * share
+    return moved(logits, config.guidance_start + (config.guidance_end - config.guidance_start) * share)
+
+
+def moved(logits: np.ndarray, strength: float) -> np.ndarray:
+    """l_u + strength (l_c - l_u): logits [2 n, ...], the conditional half before the unconditional one -> [n, ...]."""
+    conditional, unconditional = np.split(logits, 2)
     return unconditional + np.float32(strength) * (conditional - unconditional)

@@ -21,18 +21,20 @@ from ernie5.data.manifest import BadLine
 from ernie5.data.media_settings import MediaSettings
 from ernie5.data.packing import is_too_long, pack_all
 from ernie5.data.pieces import Pieces
-from ernie5.data.sample import Image, Sample, Text, Video
+from ernie5.data.prompts import prompt_segments
+from ernie5.data.sample import Sample, Text
 from ernie5.data.sequence import EncodedSample, encode_sample
 from ernie5.data.shuffle import derive_key, permute
 from ernie5.data.split import open_splits
 from ernie5.errors import UserError
+from ernie5.modality.batch import Coders
+from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import save_pretrained
 from ernie5.model.weights import assign
 from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
-from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from ernie5.train.audio_tokenizer import RunAudio
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
@@ -49,11 +51,9 @@ logger = logging.getLogger(__name__)
 
 TEXT_BYTES = 2**16  # of a long plain text that are held, or scored, at once
 
-# (model, tokenizer, vision tokenizer, config, seed, run folder, name) -> what to show of a run, the media of which are
-# written to files of the run folder that begin with the name; given by the tool, because generation lies above training
-Show = Callable[
-    [Ernie5ForCausalLM, TextTokenizer, VisionTokenizer | None, GenerationConfig, int, Path, str], list[Shown]
-]
+# (model, tokenizer, coders, config, seed, run folder, name) -> what to show of a run, the media of which are written to
+# files of the run folder that begin with the name; given by the tool, because generation lies above training
+Show = Callable[[Ernie5ForCausalLM, TextTokenizer, Coders, GenerationConfig, int, Path, str], list[Shown]]
 
 
 def run(config: Config, resume: str, show: Show) -> bool:
@@ -74,6 +74,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
     digests = checkpoint.state.get("vision_tokenizers", {}) if checkpoint is not None else None
     vision = VisionTokenizers(config, run_dir, digests) if config.model.vision else None
     audio = RunAudio(config, run_dir, checkpoint is not None) if config.model.audio else None
+    audio_coder = audio.coder() if audio else None  # one, because it remembers codes
     model = build_model(config, precision)
     if vision is not None and checkpoint is None:
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
@@ -114,16 +115,16 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
             )
 
         def show_samples(step: int, vision_bits: int) -> list[Shown]:
-            vision_tokenizer = vision.by_bits[vision_bits or vision.most_bits] if vision else None
+            sight = VisionCoder(vision.by_bits[vision_bits or vision.most_bits]) if vision else None
             name, seed = f"samples/step_{step:08d}", config.train.seed + step
             (run_dir / "samples").mkdir(exist_ok=True)
-            shown = show(model, tokenizer, vision_tokenizer, config.generation, seed, run_dir, name)
+            shown = show(model, tokenizer, Coders(sight, audio_coder), config.generation, seed, run_dir, name)
             lines = "\n\n".join(f"--- {s.prompt!r}\n{s.prompt}{s.text}{s.output_file}" for s in shown)
             _write_text(run_dir / f"{name}.txt", lines + "\n")
             return shown
 
         services = Services(metrics=metrics, save=save, show_samples=show_samples, validation=validation_set)
-        trainer = Trainer(config, model, optimizer, loader, services, vision, audio.coder() if audio else None)
+        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
         else:
@@ -233,13 +234,9 @@ def _tokenizer(
 
 def _check_prompts(config: Config, tokenizer: TextTokenizer) -> None:
     """UserError for a medium of the prompts that cannot be read."""
-    if config.model.vision is None:
-        return
     settings = MediaSettings.uncorrupted(config.model)
-    for i, prompt in enumerate(config.generation.visual_prompts):
-        media = [Image(prompt.image, "understand")] if prompt.image else []
-        media += [Video(prompt.video, prompt.fps, "understand")] if prompt.video else []
-        sample = Sample(segments=tuple(media), origin=f"generation.visual_prompts.{i}")
+    for i, prompt in enumerate(config.generation.media_prompts):
+        sample = Sample(segments=prompt_segments(prompt), origin=f"generation.media_prompts.{i}")
         encode_sample(sample, tokenizer, media=settings)
 
 

@@ -11,6 +11,8 @@ from ernie5.errors import UserError
 from ernie5.inference import converse as module
 from ernie5.inference.converse import Canvas, converse
 from ernie5.inference.generate import generate_ids
+from ernie5.modality.batch import Coders
+from ernie5.modality.vision_codes import VisionCoder
 from tests.vision_models import SQUARE, noise_picture, text_tokenizer, vision_config, vision_model, vision_tokenizer
 
 TEXT = text_tokenizer()
@@ -25,7 +27,12 @@ def model(tiny_model_config):
 
 @pytest.fixture
 def canvas():
-    return Canvas(vision_tokenizer(), SQUARE, num_frames=3)
+    return Canvas(SQUARE, num_frames=3)
+
+
+@pytest.fixture
+def coders():
+    return Coders(VisionCoder(vision_tokenizer()))
 
 
 @pytest.fixture
@@ -45,23 +52,25 @@ def say(monkeypatch):
     return script
 
 
-def test_media_come_where_their_marks_are_said_and_text_goes_on_to_the_end(model, canvas, say):
+def test_media_come_where_their_marks_are_said_and_text_goes_on_to_the_end(model, canvas, coders, say):
     say([*TEXT.encode("What"), BOI, *TEXT.encode("It"), BOV, *TEXT.encode("left"), TEXT.eos_id, 7])
-    pieces = list(converse(model, TEXT, [Text("Draw")], CONFIG, canvas))
+    pieces = list(converse(model, TEXT, [Text("Draw")], CONFIG, canvas, coders=coders))
     media = [piece for piece in pieces if not isinstance(piece, str)]
     kinds = "".join(piece if isinstance(piece, str) else "|" for piece in pieces)
     assert kinds == "What|It|left"
     assert [medium.shape for medium in media] == [(1, 8, 8, 3), (3, 8, 8, 3)]
 
 
-def test_text_behind_a_drawing_has_read_it_and_not_the_unconditional_branch(model, canvas, say):
+def test_text_behind_a_drawing_has_read_it_and_not_the_unconditional_branch(model, canvas, coders, say):
     words = [BOI, *TEXT.encode("It"), BOV, *TEXT.encode("left"), TEXT.eos_id]
     chosen = VisualSamplingConfig(temperature=0.0, guidance_start=1.0, guidance_end=1.0)
     behind = []
     for end in (1.0, 1.0 + 1e-9):  # without and with unconditional rows; the bits are the same
         seen = say(words)
         config = dataclasses.replace(CONFIG, vision=dataclasses.replace(chosen, guidance_end=end))
-        media = [p for p in converse(model, TEXT, [Text("Draw")], config, canvas) if not isinstance(p, str)]
+        media = [
+            p for p in converse(model, TEXT, [Text("Draw")], config, canvas, coders=coders) if not isinstance(p, str)
+        ]
         behind.append((seen, media))
     (plain, first), (guided, second) = behind
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
@@ -78,14 +87,14 @@ def test_without_a_canvas_the_text_is_that_of_the_text_loop(model, tmp_path):
     assert "".join(converse(model, TEXT, [seen, Text("Draw")], config, seed=4)) != TEXT.decode(ids)
 
 
-def test_no_more_than_max_new_tokens_words_are_said(model, canvas, say):
+def test_no_more_than_max_new_tokens_words_are_said(model, canvas, coders, say):
     seen = say([BOI] * 40)
     config = dataclasses.replace(CONFIG, max_new_tokens=3)
-    pieces = list(converse(model, TEXT, [], config, canvas))
+    pieces = list(converse(model, TEXT, [], config, canvas, coders=coders))
     assert len(seen) == 3 and sum(not isinstance(piece, str) for piece in pieces) == 3
 
 
 def test_film_length_that_the_tokenizer_does_not_make_is_refused_before_anything_is_said(model):
-    canvas = Canvas(vision_tokenizer(temporal_stride=2), SQUARE, num_frames=2)
+    coders = Coders(VisionCoder(vision_tokenizer(temporal_stride=2)))
     with pytest.raises(UserError, match="a film of 2 frames"):
-        next(converse(model, TEXT, [], CONFIG, canvas))
+        next(converse(model, TEXT, [], CONFIG, Canvas(SQUARE, num_frames=2), coders=coders))

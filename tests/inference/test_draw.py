@@ -13,6 +13,7 @@ from ernie5.data.sample import Image, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
 from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
+from ernie5.inference.coders import SIGHT
 from ernie5.inference.decoding import Decoding
 from ernie5.inference.draw import Drawing, count_latent_frames, draw, picker, to_pixels
 from ernie5.inference.prompt import read_prompts
@@ -20,6 +21,7 @@ from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import Coders, make_batch
 from ernie5.modality.unified import stack
 from ernie5.modality.vision_codes import VisionCoder
+from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import full_subnet
 from ernie5.tokenizers.vision.resize import resize_matrix
 from tests.vision_models import (
@@ -45,6 +47,11 @@ def tokenizer():
 
 
 @pytest.fixture
+def coders(tokenizer):
+    return Coders(VisionCoder(tokenizer))
+
+
+@pytest.fixture
 def model(tiny_model_config):
     return vision_model(tiny_model_config, vision_config(temporal_window=1))
 
@@ -67,7 +74,7 @@ def record(pick, steps):
 
 def drawn(model, tokenizer, prompts, resolution, num_frames, config, seed=0):
     """Logits and bits, float32 [rows, tokens, BITS], of all frames and scales in order; the decoding; the drawing."""
-    decoding, _ = read_prompts(model, TEXT, prompts, None)
+    decoding, _ = read_prompts(model, TEXT, prompts, None, SIGHT)
     if config is GUIDED:
         decoding.branch()
     steps = []
@@ -176,19 +183,19 @@ def test_dropped_frames_change_nothing_and_the_caches_stay_as_small_as_the_windo
     assert decoding.num_keys <= first + 2 * frame < masked.num_keys
 
 
-def test_drawings_of_prompts_together_are_those_of_each_alone(model, tokenizer, tmp_path):
+def test_drawings_of_prompts_together_are_those_of_each_alone(model, coders, tmp_path):
     prompts = prompts_of_all_kinds(tmp_path)
     greedy = dataclasses.replace(GUIDED, temperature=0.0)
-    together = draw(model, TEXT, tokenizer, prompts, SQUARE, 3, greedy)
-    alone = [draw(model, TEXT, tokenizer, [prompt], SQUARE, 3, greedy)[0] for prompt in prompts]
+    together = draw(model, TEXT, coders, prompts, SQUARE, 3, greedy)
+    alone = [draw(model, TEXT, coders, [prompt], SQUARE, 3, greedy)[0] for prompt in prompts]
     assert np.array_equal(np.stack(together), np.stack(alone))
     assert not np.array_equal(together[0], together[1])
 
 
-def test_guidance_of_one_is_no_guidance(model, tokenizer):
+def test_guidance_of_one_is_no_guidance(model, coders):
     weak = dataclasses.replace(GUIDED, guidance_start=1.0, guidance_end=1.0 + 1e-9)  # with unconditional rows
     prompts = [[Text("Draw a seven.")]]
-    plain, guided = (draw(model, TEXT, tokenizer, prompts, SQUARE, 1, config, seed=3) for config in (CHANCE, weak))
+    plain, guided = (draw(model, TEXT, coders, prompts, SQUARE, 1, config, seed=3) for config in (CHANCE, weak))
     assert np.array_equal(plain, guided)
 
 
@@ -203,15 +210,17 @@ def test_guidance_moves_the_bits_of_every_scale(model, tokenizer):
     assert np.array_equal(bits[0], bits[1])
 
 
-def test_drawings_repeat_with_the_seed_and_change_with_another(model, tokenizer):
-    first, again, other = (draw(model, TEXT, tokenizer, [[]], SQUARE, 2, GUIDED, seed=seed) for seed in (1, 1, 2))
+def test_drawings_repeat_with_the_seed_and_change_with_another(model, coders):
+    first, again, other = (draw(model, TEXT, coders, [[]], SQUARE, 2, GUIDED, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("resolution, num_frames", [(SQUARE, 1), (WIDE, 5)])
 def test_drawing_has_the_size_and_the_frames_asked_for(tiny_model_config, resolution, num_frames):
     model = vision_model(tiny_model_config, vision_config(temporal_stride=2))
-    frames = draw(model, TEXT, vision_tokenizer(temporal_stride=2), [[], []], resolution, num_frames, CHANCE)
+    frames = draw(
+        model, TEXT, Coders(VisionCoder(vision_tokenizer(temporal_stride=2))), [[], []], resolution, num_frames, CHANCE
+    )
     shape = (num_frames, resolution.height, resolution.width, 3)
     assert [(medium.shape, medium.dtype) for medium in frames] == [(shape, np.uint8)] * 2
 
@@ -232,7 +241,18 @@ def test_number_of_frames_that_the_tokenizer_does_not_make_is_refused_with_one_t
     assert count_latent_frames(7, vision_tokenizer(temporal_stride=2)) == 4
 
 
-def test_drawing_leaves_the_model_in_its_mode_and_without_gradients(model, tokenizer):
+def test_drawing_leaves_the_model_in_its_mode_and_without_gradients(model, coders):
     model.train()
-    draw(model, TEXT, tokenizer, [[]], SQUARE, 1, CHANCE)
+    draw(model, TEXT, coders, [[]], SQUARE, 1, CHANCE)
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_model_without_vision_does_not_draw(tiny_model_config, coders):
+    model = Ernie5ForCausalLM(tiny_model_config)
+    with pytest.raises(UserError, match="^this model has no vision: to draw, take a model with vision$"):
+        draw(model, TEXT, coders, [[]], SQUARE, 1, CHANCE)
+
+
+def test_without_a_tokenizer_nothing_is_drawn(model):
+    with pytest.raises(UserError, match="^there is no vision tokenizer .* vision_tokenizer/ of the model folder$"):
+        draw(model, TEXT, SIGHT, [[]], SQUARE, 1, CHANCE)

@@ -83,7 +83,7 @@ def test_no_prompts_have_no_answers(model):
 def test_media_before_a_model_of_text_alone_are_refused(tiny_model_config):
     paddle.seed(0)
     model = Ernie5ForCausalLM(tiny_model_config)
-    with pytest.raises(UserError, match="^prompt: has the image p.png, but this model has no vision: leave such samples out"):
+    with pytest.raises(UserError, match="^prompt: has the image p.png, but this model has no vision: leave"):
         answer(model, TEXT, [[Image("p.png", "understand")]], GREEDY)
 
 

@@ -100,6 +100,6 @@ def test_two_tokenizers_of_the_same_bits_are_refused(tmp_path):
 
 
 def test_prompt_whose_medium_cannot_be_read_is_refused_before_the_first_step(tmp_path):
-    prompt = "generation.visual_prompts=[{text: a, image: nothere.png}]"
-    with pytest.raises(UserError, match="generation.visual_prompts.0: .*nothere.png"):
+    prompt = "generation.media_prompts=[{text: a, image: nothere.png}]"
+    with pytest.raises(UserError, match="generation.media_prompts.0: .*nothere.png"):
         run(vision_config(tmp_path, prompt), "", show)
