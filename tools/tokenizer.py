@@ -61,7 +61,7 @@ def inspect_folder(args: argparse.Namespace) -> None:
     kind, name = kind_of(args.folder)
     if kind is text:
         if args.media is not None or args.sheet is not None:
-            raise UserError(f"{args.folder} is no vision tokenizer and none of audio: give --text or --file, not media")
+            raise UserError(f"{args.folder} is a text tokenizer: give --text or --file, not media")
     elif args.text is not None or args.file is not None:
         raise UserError(f"{args.folder} is {name} tokenizer: give --media, not a text")
     kind.inspect_folder(args)

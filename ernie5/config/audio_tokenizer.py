@@ -91,7 +91,6 @@ class AudioTokenizerTrainConfig:
     clip_norm: float = 1.0  # of the global gradient norm
     # Probability that a clip keeps only its first levels, 1 to all alike, so that each prefix of the levels is a sound.
     quantizer_dropout: float = 0.5
-    unquantized_steps: int = 100  # at the start, before codebooks are found by k-means
     loss: AudioLossConfig = field(default_factory=AudioLossConfig)
     eval_steps: int = 200  # also of saving; 0: only at the end
     log_steps: int = 20
@@ -203,7 +202,6 @@ def _train_faults(train: AudioTokenizerTrainConfig) -> Iterator[str]:
     )
     others = negative(
         warmup_steps=train.warmup_steps,
-        unquantized_steps=train.unquantized_steps,
         weight_decay=train.weight_decay,
         eval_steps=train.eval_steps,
         seed=train.seed,

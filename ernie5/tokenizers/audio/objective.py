@@ -20,8 +20,7 @@ class Terms(NamedTuple):
 
     losses: dict[str, paddle.Tensor]
     output: paddle.Tensor  # float32 [batch, samples], decoded
-    latents: paddle.Tensor  # float32 [batch, frames, latent_size], before quantisation
-    quantized: Quantized | None  # None while nothing is quantised
+    quantized: Quantized
 
 
 class Objective(nn.Layer):
@@ -34,23 +33,21 @@ class Objective(nn.Layer):
         self.adversary = AudioAdversary(config.adversarial) if config.adversarial.weight else None
         self.semantic = SemanticLoss(tokenizer.config.latent_size, teacher) if teacher is not None else None
 
-    def forward(self, waveform: paddle.Tensor, levels: Sequence[int] | None, adversarial: bool) -> Terms:
-        """waveform float32 [batch, frames * frame_size]; levels: how many each clip keeps, None: nothing is quantised.
+    def forward(self, waveform: paddle.Tensor, levels: Sequence[int], adversarial: bool) -> Terms:
+        """waveform float32 [batch, frames * frame_size]; levels: how many each clip keeps (`draw_levels`).
 
         `adversarial`: the adversary has set in.
         """
         tokenizer, config = self.tokenizer, self.config
-        latents = tokenizer.latents(waveform)
-        quantized = None if levels is None else tokenizer.quantizer(latents, levels)
-        output = tokenizer.decoder(latents if quantized is None else quantized.latents)
+        quantized = tokenizer.quantizer(tokenizer.latents(waveform), levels)
+        output = tokenizer.decoder(quantized.latents)
         losses = reconstruction_losses(output, waveform, tokenizer.config.sample_rate, config)
-        if quantized is not None and config.commitment:
+        if config.commitment:
             losses["commitment"] = config.commitment * quantized.commitment.mean()
         if self.semantic is not None:
-            first = latents if quantized is None else quantized.first
-            losses["semantic"] = config.semantic.weight * self.semantic(first, waveform)
+            losses["semantic"] = config.semantic.weight * self.semantic(quantized.first, waveform)
         if adversarial:
             found = self.adversary.generator_losses(waveform, output)
             losses["adversarial"] = config.adversarial.weight * found.adversarial
             losses["features"] = config.adversarial.weight * config.adversarial.feature_weight * found.features
-        return Terms(losses, output, latents, quantized)
+        return Terms(losses, output, quantized)

@@ -104,18 +104,16 @@ class _Trainer:
     def run(self, write: Callable[[dict], None]) -> Quality:
         """All steps; the quality after the last one."""
         config, quality = self.config, None
-        unquantized = min(config.unquantized_steps, config.steps - 1)
         self.objective.train()
+        self._find_codebooks()
         bar = tqdm(range(1, config.steps + 1), desc="codec", unit="step")
         for step in bar:
-            if step == unquantized + 1:
-                self._find_codebooks()
             self.optimizer.set_lr(config.learning_rate * warmup_cosine(step - 1, config.steps, config.warmup_steps))
-            values = self._finite(self._step(step, step > unquantized), step)
+            values = self._finite(self._step(step), step)
             if step % config.log_steps == 0 or step == config.steps:
                 bar.set_postfix(loss=f"{sum(values.values()):.4f}", refresh=False)
                 write(self._record("train", step) | {"learning_rate": self.optimizer.get_lr()} | values)
-            due = config.eval_steps and step % config.eval_steps == 0 and step > unquantized
+            due = config.eval_steps and step % config.eval_steps == 0
             if step == config.steps or due:
                 quality = self._log_quality(step)
                 write(self._record("eval", step) | asdict(quality))
@@ -123,21 +121,18 @@ class _Trainer:
         self.tokenizer.eval()
         return quality
 
-    def _step(self, step: int, quantized: bool) -> dict[str, paddle.Tensor]:
+    def _step(self, step: int) -> dict[str, paddle.Tensor]:
         """One update of the tokenizer, then one of the adversary once that has set in; the losses."""
         config = self.config
         waveform = self._draw()
-        levels = None
-        if quantized:
-            num_codebooks = self.tokenizer.config.num_codebooks
-            levels = draw_levels(config.batch_size, num_codebooks, config.quantizer_dropout, self.rng)
+        num_codebooks = self.tokenizer.config.num_codebooks
+        levels = draw_levels(config.batch_size, num_codebooks, config.quantizer_dropout, self.rng)
         adversarial = self.adversary_optimizer is not None and step > config.loss.adversarial.start_step
         terms = self.objective(waveform, levels, adversarial)
         sum(terms.losses.values()).backward()
         self.optimizer.step()
         self.optimizer.clear_grad()
-        if terms.quantized is not None:
-            self.tokenizer.quantizer.learn(terms.quantized, self.rng)
+        self.tokenizer.quantizer.learn(terms.quantized, self.rng)
         return terms.losses | (self._adversary_step(waveform, terms) if adversarial else {})
 
     def _adversary_step(self, waveform: paddle.Tensor, terms: Terms) -> dict[str, paddle.Tensor]:
@@ -154,7 +149,7 @@ class _Trainer:
 
     @paddle.no_grad()
     def _find_codebooks(self) -> None:
-        """By k-means of the latents of some batches."""
+        """By k-means of the latents of some batches. After steps without a quantiser they were no better."""
         wanted = VECTORS_PER_CODE * self.tokenizer.config.codebook_size
         batches = -(-wanted // (self.config.batch_size * self.config.clip_frames))
         latents = paddle.concat([self.tokenizer.latents(self._draw()) for _ in range(batches)])

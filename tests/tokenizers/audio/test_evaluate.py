@@ -4,8 +4,11 @@ import numpy as np
 import paddle
 import pytest
 
+from ernie5.config.audio_networks import MelNetworkConfig, RecogniserConfig
 from ernie5.config.audio_tokenizer import AudioTokenizerConfig
-from ernie5.tokenizers.audio.evaluate import bit_rates, code_use, evaluate
+from ernie5.errors import UserError
+from ernie5.tokenizers.audio.evaluate import bit_rates, code_use, error_rates, evaluate
+from ernie5.tokenizers.audio.recogniser import Recogniser
 from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 
 CONFIG = AudioTokenizerConfig(
@@ -56,3 +59,24 @@ def test_code_use_is_one_where_all_codes_are_alike_and_the_share_where_some_are(
 
 def test_bit_rate_of_the_report_s_frames():
     assert bit_rates(CONFIG) == (50, 100)  # 12.5 frames of 4 bits
+
+
+def recogniser(sample_rate: int = 800) -> Recogniser:
+    network = MelNetworkConfig(sample_rate=sample_rate, bands=8, width=16, units=1)
+    return Recogniser(RecogniserConfig(network=network, symbols=("a", "b"))).eval()
+
+
+def test_errors_are_of_the_sounds_and_of_each_prefix_of_levels():
+    judge, tokenizer = recogniser(), AudioTokenizer(CONFIG).eval()
+    heard = []
+    judge.transcribe = lambda sound: heard.append(sound) or ["ab", "b", "", "ab", "ab", "a"][len(heard) - 1]
+    rates = error_rates(tokenizer, judge, [(sounds()[0], "ab"), (sounds()[1], "ab")])
+    assert rates == pytest.approx((0, 1 / 4, 3 / 4))
+    np.testing.assert_array_equal(heard[0], sounds()[0])
+    codes = tokenizer.encode(paddle.to_tensor(sounds()[1][None]))
+    np.testing.assert_array_equal(heard[4], tokenizer.decode(codes[..., :1]).numpy()[0, :700])
+
+
+def test_a_recogniser_of_another_rate_is_refused():
+    with pytest.raises(UserError, match="hears sounds at 8000 Hz, the audio tokenizer is for 800 Hz"):
+        error_rates(AudioTokenizer(CONFIG).eval(), recogniser(8000), [(sounds()[0], "ab")])

@@ -60,13 +60,18 @@ def test_dropout_is_of_training_alone():
 
 
 def test_every_clip_comes_once_before_any_comes_again():
-    numbers = np.concatenate(list(islice(shuffled(np.random.default_rng(0), 6, 4), 3)))
-    np.testing.assert_array_equal(np.sort(numbers[:6]), np.arange(6))
-    np.testing.assert_array_equal(np.sort(numbers[6:]), np.arange(6))
+    numbers = np.concatenate(list(islice(shuffled(range(16), 4, np.random.default_rng(0)), 8)))
+    np.testing.assert_array_equal(np.bincount(numbers), np.full(16, 2))
+
+
+def test_batches_are_of_clips_about_as_long():
+    lengths = np.random.default_rng(1).integers(1, 1000, 64)
+    spans = [np.ptp(lengths[numbers]) for numbers in islice(shuffled(lengths, 8, np.random.default_rng(0)), 8)]
+    assert np.mean(spans) < 0.2 * np.ptp(lengths)
 
 
 def test_a_batch_larger_than_the_clips_is_filled():
-    assert len(next(shuffled(np.random.default_rng(0), 2, 7))) == 7
+    assert len(next(shuffled([5, 5], 7, np.random.default_rng(0)))) == 7
 
 
 def test_steps_go_down():

@@ -10,7 +10,13 @@ import pytest
 from ernie5.config.audio_networks import MelNetworkConfig, MelTrainConfig, SpeakerConfig
 from ernie5.errors import UserError
 from ernie5.tokenizers.audio.mel_network import stacked
-from ernie5.tokenizers.audio.speaker import SCALE, SpeakerEncoder, SpeakerLoss, train_speaker_encoder
+from ernie5.tokenizers.audio.speaker import (
+    SCALE,
+    SpeakerEncoder,
+    SpeakerLoss,
+    equal_error_rate,
+    train_speaker_encoder,
+)
 
 CONFIG = SpeakerConfig(network=MelNetworkConfig(sample_rate=800, bands=12, width=16, units=2), dim=8)
 
@@ -92,3 +98,17 @@ def test_a_folder_of_another_size_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(values | {"dim": 16}))
     with pytest.raises(UserError, match="weights do not fit"):
         SpeakerEncoder.from_pretrained(tmp_path)
+
+
+def test_equal_error_rate_is_where_both_errors_meet():
+    angles = np.array([0.0, 0.1, 1.0, 1.1, 0.2])  # the last voice is the second's but near the first's
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert equal_error_rate(vectors[:4], ["a", "a", "b", "b"]) == 0
+    # Pairs from near to far, with + the same voice: 1-2 + | 3-4 + | 2-5, 1-5 | 3-5 +, 2-3, 4-5 +, 1-3, 2-4, 1-4
+    assert equal_error_rate(vectors, ["a", "a", "b", "b", "b"]) == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize("speakers", [["a", "a"], ["a", "b"]])
+def test_an_equal_error_rate_needs_both_kinds_of_pairs(speakers: list[str]):
+    with pytest.raises(UserError, match="equal error rate needs"):
+        equal_error_rate(np.eye(2), speakers)
