@@ -4,7 +4,7 @@ Drawn by hand: a chart is one polyline and a few ticks, and a report must not de
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -81,31 +81,61 @@ def legend(series: Sequence[Series]) -> str:
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def heat_map(load: Sequence[Sequence[float]], layer_label: str = "layer", column_label: str = "expert") -> str:
+def heat_map(load: Sequence[Sequence[float]]) -> str:
     """`load` [layers][experts] as cells: the stronger the colour, the larger the load against its layer's mean."""
     ratios = [[value / max(1e-12, float(np.mean(row))) for value in row] for row in load]
     top = max(2.0, max(max(row) for row in ratios))
-    columns = max(len(row) for row in ratios)
-    cell_width = (1060 - LEFT) / columns
-    cell_height = min(26.0, max(8.0, 300 / len(ratios)))
-    height = len(ratios) * cell_height
-    parts = [f'<svg class="chart" viewBox="0 0 1060 {height + 24:.0f}" role="img">']
-    for row_id, row in enumerate(ratios):
+    titles = [
+        [f"layer {i}, expert {j}: {ratio:.2f} times the mean" for j, ratio in enumerate(row)]
+        for i, row in enumerate(ratios)
+    ]
+    height = min(26.0, max(8.0, 300 / len(ratios)))
+    cells = _cells(ratios, top, titles, list(map(str, range(len(ratios)))), 2 * WIDTH, height)
+    return cells + _scale(f"{top:.1f} × the mean of the layer")
+
+
+def share_map(shares: Mapping[str, Sequence[float]], top: float) -> str:
+    """Shares by row and expert as cells; `top` is the share that has the full colour."""
+    titles = [[f"{name}, expert {j}: {share:.1%}" for j, share in enumerate(row)] for name, row in shares.items()]
+    left = max(LEFT, 7 * max(map(len, shares)))
+    cells = _cells(list(shares.values()), top, titles, list(shares), WIDTH, 26.0, left)
+    return cells + _scale(f"{top:.0%} of the tokens")
+
+
+def _cells(
+    values: Sequence[Sequence[float]],
+    top: float,
+    titles: Sequence[Sequence[str]],
+    names: Sequence[str],
+    width: int,
+    cell_height: float,
+    left: int = LEFT,
+) -> str:
+    """A row for each name, a numbered column for each value; `top` has the full colour."""
+    columns = max(map(len, values))
+    cell_width = (width - RIGHT - left) / columns
+    gap = 1 if cell_width > 4 else 0
+    height = len(values) * cell_height
+    parts = [f'<svg class="chart" viewBox="0 0 {width} {height + 24:.0f}" role="img">']
+    for row_id, (name, row) in enumerate(zip(names, values, strict=True)):
         y = row_id * cell_height
-        parts.append(
-            f'<text class="tick" x="{LEFT - 8}" y="{y + cell_height / 2 + 3.5:.1f}" text-anchor="end">{row_id}</text>'
-        )
-        for column, ratio in enumerate(row):
+        middle = y + cell_height / 2 + 3.5
+        parts.append(f'<text class="tick" x="{left - 8}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
+        for column, value in enumerate(row):
             parts.append(
-                f'<rect class="cell" x="{LEFT + column * cell_width:.1f}" y="{y:.1f}" width="{cell_width - 1:.1f}" '
-                f'height="{cell_height - 1:.1f}" fill-opacity="{max(0.03, ratio / top):.2f}">'
-                f"<title>{layer_label} {row_id}, {column_label} {column}: {ratio:.2f} times the mean</title></rect>"
+                f'<rect class="cell" x="{left + column * cell_width:.1f}" y="{y:.1f}" '
+                f'width="{cell_width - gap:.1f}" height="{cell_height - 1:.1f}" '
+                f'fill-opacity="{min(1.0, max(0.03, value / top)):.2f}">'
+                f"<title>{escape(titles[row_id][column])}</title></rect>"
             )
     for column in range(0, columns, max(1, math.ceil(columns / 16))):
-        x = LEFT + (column + 0.5) * cell_width
+        x = left + (column + 0.5) * cell_width
         parts.append(f'<text class="tick" x="{x:.1f}" y="{height + 16:.1f}" text-anchor="middle">{column}</text>')
-    scale = f'<div class="scale"><span>0</span><i></i><span>{top:.1f} × the mean of the layer</span></div>'
-    return "".join([*parts, "</svg>", scale])
+    return "".join([*parts, "</svg>"])
+
+
+def _scale(end: str) -> str:
+    return f'<div class="scale"><span>0</span><i></i><span>{end}</span></div>'
 
 
 def _line(line: Series, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:

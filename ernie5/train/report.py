@@ -1,5 +1,6 @@
 """`report.html`: what a run did, read from its folder alone (`config.yaml`, `metrics.jsonl`)."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable
 from html import escape
@@ -9,13 +10,15 @@ from typing import Any
 import yaml
 
 from ernie5.errors import UserError
-from ernie5.train.charts import Point, Series, compact, heat_map, legend, line_chart, ramp, smooth
+from ernie5.train.charts import Point, Series, compact, heat_map, legend, line_chart, ramp, share_map, smooth
 from ernie5.train.metrics import FILE_NAME, read_metrics
 from ernie5.train.report_page import card, figure, page, table
 from ernie5.train.report_samples import samples_section, scores_section
 
 MAX_EVENTS = 40
 A, B, C, D, E, F = (f"var(--{name})" for name in "abcdef")
+MODALITY_COLORS = {"text": A, "mtp": D, "vision": C, "audio": F}
+KIND_NAMES = {"vision_understanding": "vision seen", "vision_generation": "vision drawn"}
 
 Record = dict[str, Any]
 
@@ -40,7 +43,9 @@ def write_report(run_dir: Path | str) -> Path:
             _figures(run, by_kind),
             _curves(by_kind),
             scores_section(run_dir),
+            _modalities(by_kind["train"]),
             _balance(by_kind["train"]),
+            _expert_use(by_kind.get("expert_use", [])),
             _members(config, by_kind["eval"]),
             samples_section(by_kind["sample"], run_dir),
             _events_and_environment(run, by_kind["event"]),
@@ -63,6 +68,8 @@ def _figures(run: Record, by_kind: dict[str, list[Record]]) -> str:
         shown.append(figure(f"{last['loss']:.3f}", "validation loss, nats a token"))
         if last.get("loss_vision") is not None:
             shown.append(figure(f"{last['loss_vision']:.3f}", "loss of pictures and films, nats a bit"))
+        if last.get("loss_audio") is not None:
+            shown.append(figure(f"{last['loss_audio']:.3f}", "loss of speech, nats a code"))
     parameters = run.get("parameters", {})
     if parameters:
         shown.append(figure(compact(parameters["total"]), "parameters"))
@@ -91,25 +98,11 @@ def _curves(by_kind: dict[str, list[Record]]) -> str:
             evaluations, lambda record, name=name: record.get("members", {}).get(name, {}).get("bits_per_byte")
         )
         bits.append(Series(name, points, colors[i % len(colors)], dots=True))
-    loss = _points(steps, "loss_text")
     charts = [
-        (
-            "Loss of text, nats a token",
-            [
-                Series("each step", loss, A, faint=True),
-                Series("training, smoothed", smooth(loss), A),
-                Series("validation", _points(evaluations, "loss"), B, dots=True),
-            ],
-        ),
+        ("Loss of text, nats a token", _training_and_validation("loss_text", A, steps, evaluations, "loss")),
         ("Validation bits per byte", bits),
-        (
-            "Loss of pictures and films, nats a bit",
-            [
-                Series("each step", _points(steps, "loss_vision"), C, faint=True),
-                Series("training, smoothed", smooth(_points(steps, "loss_vision")), C),
-                Series("validation", _points(evaluations, "loss_vision"), B, dots=True),
-            ],
-        ),
+        ("Loss of pictures and films, nats a bit", _training_and_validation("loss_vision", C, steps, evaluations)),
+        ("Loss of speech, nats a code", _training_and_validation("loss_audio", F, steps, evaluations)),
         ("Loss of multi-token prediction", _with_median("training", _points(steps, "loss_mtp"), D)),
         ("Learning rate", [Series("learning rate", _points(steps, "lr"), C)]),
         ("Gradient norm, before clipping", _with_median("global norm", _points(steps, "grad_norm"), E)),
@@ -122,6 +115,68 @@ def _curves(by_kind: dict[str, list[Record]]) -> str:
         if any(line.points for line in series) and not (title == "Tokens in a step" and _is_flat(series[0].points))
     ]
     return f'<h2>Curves</h2><div class="charts">{"".join(cards)}</div>' if cards else ""
+
+
+def _training_and_validation(
+    key: str, color: str, steps: list[Record], evaluations: list[Record], validation_key: str = ""
+) -> list[Series]:
+    losses = _points(steps, key)
+    return [
+        Series("each step", losses, color, faint=True),
+        Series("training, smoothed", smooth(losses), color),
+        Series("validation", _points(evaluations, validation_key or key), B, dots=True),
+    ]
+
+
+def _modalities(steps: list[Record]) -> str:
+    """What each modality costs, weighs in the objective and pulls at what all share; of a run with more than text."""
+    names = list(dict.fromkeys(name for record in steps for name in record.get("modalities", {})))
+    if not set(names) - {"text", "mtp"}:
+        return ""
+    charts = []
+    for title, key, note in (
+        (
+            "Loss of each modality",
+            "loss",
+            "Text and multi-token prediction in nats a token, vision a bit, audio a code.",
+        ),
+        ("Weight of each modality's loss", "weight", "What the loss is multiplied by in the objective."),
+        (
+            "Gradient norm of each modality",
+            "grad_norm",
+            "Of its weighted loss alone, at the last layer that all modalities share.",
+        ),
+    ):
+        series = []
+        for name in names:
+            points = _points(
+                steps, lambda record, name=name, key=key: record.get("modalities", {}).get(name, {}).get(key)
+            )
+            series.append(Series(name, points if key == "weight" else smooth(points), MODALITY_COLORS.get(name, B)))
+        if any(line.points for line in series):
+            charts.append(card(title, legend(series) + line_chart(series, _stage_marks(steps)), note))
+    return f'<h2>Balance of the modalities</h2><div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _expert_use(uses: list[Record]) -> str:
+    """Who is sent where: a map a layer, of the run's end."""
+    if not uses or len(uses[-1]["tokens"]) < 2:
+        return ""
+    last = uses[-1]
+    most = math.log2(len(last["tokens"]))
+    top = max(max(row) for layer in last["shares"] for row in layer.values())
+    charts = []
+    for layer_id, shares, bits in zip(last["layers"], last["shares"], last["bits"], strict=True):
+        named = {KIND_NAMES.get(kind, kind): row for kind, row in shares.items()}
+        charts.append(card(f"Layer {layer_id}: {bits:.3f} bits", share_map(named, top)))
+    counts = ", ".join(f"{number:,} {KIND_NAMES.get(kind, kind)}" for kind, number in last["tokens"].items())
+    note = (
+        "The share of each kind's tokens that an expert gets (as report §6.4.1, Fig. 8), and the mutual information of "
+        f"kind and expert with all kinds equally likely: 0 bits if all use the experts alike, {most:.2f} if they share "
+        f"none. Validation tokens: {counts}."
+    )
+    head = f'<h2>Experts of the modalities</h2><p class="note">{escape(note)}</p>'
+    return f'{head}<div class="charts">{"".join(charts)}</div>'
 
 
 def _balance(steps: list[Record]) -> str:

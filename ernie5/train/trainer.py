@@ -21,6 +21,7 @@ from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
+from ernie5.train.expert_use import expert_use, watch_experts
 from ernie5.train.metrics import MetricsLog
 from ernie5.train.modality_balance import averaged, balance_weights
 from ernie5.train.modality_gradients import modality_gradient_norms
@@ -232,8 +233,12 @@ class Trainer:
     def _gradients(self, batch: Batch, subnet: Subnet, shares: dict[str, float]) -> dict[str, float]:
         """Norms of the modalities' gradients at a layer that all of them share, for the log."""
         weights = batch.weights()
-        terms = {name: term * (shares[name] / weights[name]) for name, term in self._terms(batch, subnet, weights)[0]}
-        return modality_gradient_norms(terms, self.model)
+
+        def compute() -> dict[str, paddle.Tensor]:
+            terms, _ = self._terms(batch, subnet, weights)
+            return {name: term * (shares[name] / weights[name]) for name, term in terms}
+
+        return modality_gradient_norms(compute, self.model)
 
     def _terms(
         self, batch: Batch, subnet: Subnet, weights: dict[str, float]
@@ -287,12 +292,14 @@ class Trainer:
             self._write("event", text=f"stopped by {name}")
             return
         stage = self.config.stages[min(self.state.stage_id, len(self.config.stages) - 1)]
-        score = self._evaluate(stage, complete=True)
-        quick, whole = (self.services.validation(stage.max_seq_len, complete) for complete in (False, True))
-        if len(quick.rows) != len(whole.rows):  # earlier checkpoints were scored on the quick part
+        self._evaluate(stage, complete=True)
+        quick = self.services.validation(stage.max_seq_len, False)  # which earlier checkpoints were scored on
+        with watch_experts(self.model, quick.rows) as counts:
             score = evaluate(
                 self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coders(stage)
             )
+        if counts:
+            self._write("expert_use", **expert_use(counts, quick.rows))
         self.state = replace(self.state, is_finished=True)
         self._save(score.rank)
         self._sample()

@@ -3,7 +3,20 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from ernie5.train.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, compact, heat_map, line_chart, smooth
+from ernie5.train.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Series,
+    compact,
+    heat_map,
+    line_chart,
+    share_map,
+    smooth,
+)
 
 
 def drawn(svg, tag):
@@ -60,6 +73,20 @@ def test_a_cell_says_how_its_expert_stands_to_the_mean_of_its_layer():
 
 def test_a_layer_without_load_is_drawn():
     assert "expert 1: 0.00 times" in heat_map([[0, 0]])
+
+
+def test_a_share_is_shown_against_the_given_top_and_names_its_row():
+    svg = share_map({"text": [0.5, 0.25], "<a>": [0.0, 0.5]}, top=0.5).split("<div")[0]
+    assert [element.text for element in drawn(svg, "title")][1:3] == ["text, expert 1: 25.0%", "<a>, expert 0: 0.0%"]
+    assert [float(value) for value in re.findall(r'fill-opacity="([\d.]+)"', svg)] == [1.0, 0.5, 0.03, 1.0]
+
+
+@pytest.mark.parametrize("experts", [1, 8, 384])
+def test_cells_of_a_share_map_stay_inside_its_frame(experts):
+    cells = drawn(share_map({"vision drawn": [1.0] * experts}, top=1.0).split("<div")[0], "rect")
+    assert len(cells) == experts
+    assert float(cells[-1].get("x")) + float(cells[-1].get("width")) <= WIDTH
+    assert all(float(cell.get("width")) > 0 for cell in cells)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,54 @@ def test_the_last_load_is_shown_as_a_heat_map(tmp_path):
     assert "layer 0, expert 1: 1.50 times the mean" in html
 
 
+def modalities(**more):
+    text, mtp = {"loss": 4.0, "weight": 1.0}, {"loss": 4.5, "weight": 0.3}
+    return {"text": text, "mtp": mtp} | more
+
+
+def test_modalities_stand_together_in_three_figures(tmp_path):
+    audio, vision = {"loss": 2.0, "weight": 2.0, "grad_norm": 0.5}, {"loss": 0.6, "weight": 5.0}
+    first = step(1, loss_audio=2.0, modalities=modalities(audio=audio, vision=vision))
+    second = step(2, loss_audio=1.5, modalities=modalities(audio={"loss": 1.5, "weight": 2.5}))
+    html = report(tmp_path, first, second, EVALUATION | {"loss_audio": 1.25})
+    section = html[html.index("Balance of the modalities") : html.index("Balance of the experts")]
+    assert re.findall("<h3>(.*?)</h3>", section) == [
+        "Loss of each modality",
+        "Weight of each modality&#x27;s loss",
+        "Gradient norm of each modality",
+    ]
+    legends = [re.findall("</i>(.*?)</span>", part) for part in section.split("<h3>")[1:]]
+    assert legends == [["text", "mtp", "audio", "vision"]] * 2 + [["audio"]]
+    assert "Loss of speech, nats a code" in html and ">1.250</div>" in html
+
+
+def test_text_alone_has_no_figures_of_modalities(tmp_path):
+    assert "Balance of the modalities" not in report(tmp_path, step(1, modalities=modalities()))
+
+
+def test_experts_of_the_modalities_are_a_map_a_layer_with_its_bits(tmp_path):
+    use = {
+        "kind": "expert_use",
+        "step": 2,
+        "layers": [0, 3],
+        "tokens": {"text": 1200, "vision_generation": 40},
+        "shares": [
+            {"text": [1.0, 0.5], "vision_generation": [0.5, 1.0]},
+            {"text": [1, 0], "vision_generation": [0, 1]},
+        ],
+        "bits": [0.0817, 1.0],
+    }
+    html = report(tmp_path, step(1), use | {"bits": [9, 9]}, use)
+    assert re.findall(r"<h3>(Layer .*?)</h3>", html) == ["Layer 0: 0.082 bits", "Layer 3: 1.000 bits"]
+    assert "text, expert 1: 50.0%" in html and "vision drawn, expert 1: 100.0%" in html
+    assert "1,200 text, 40 vision drawn" in html
+
+
+def test_a_run_of_one_kind_has_no_maps(tmp_path):
+    use = {"kind": "expert_use", "layers": [0], "tokens": {"text": 9}, "shares": [{"text": [1.0]}], "bits": [0.0]}
+    assert "Experts of the modalities" not in report(tmp_path, step(1), use)
+
+
 def test_members_stand_beside_the_full_model(tmp_path):
     config = "members: [{name: half, num_layers: 3, num_experts: 0, top_k: 0}]"
     html = report(tmp_path, step(1), EVALUATION, config=config)
