@@ -8,6 +8,7 @@ _PREFIXES = (
     ("mtp.", "model.mtp.0."),
     ("vision_understanding.", "model.vision_understanding."),
     ("vision_generation.", "model.vision_generation."),
+    ("audio.", "model.audio."),
 )
 
 

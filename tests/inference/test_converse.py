@@ -5,18 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
+from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
 from ernie5.data.sample import Image, Text
 from ernie5.errors import UserError
 from ernie5.inference import converse as module
 from ernie5.inference.converse import Canvas, converse
 from ernie5.inference.generate import generate_ids
+from ernie5.inference.speak import Sound, speak
 from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
+from tests.audio_models import FRAME, RATE, audio_coder, audio_model
 from tests.vision_models import SQUARE, noise_picture, text_tokenizer, vision_config, vision_model, vision_tokenizer
 
 TEXT = text_tokenizer()
-BOI, BOV = TEXT.special_ids["<boi>"], TEXT.special_ids["<bov>"]
+BOI, BOV, BOA = (TEXT.special_ids[name] for name in ("<boi>", "<bov>", "<boa>"))
 CONFIG = GenerationConfig(max_new_tokens=30, temperature=0.0)
 
 
@@ -98,3 +100,50 @@ def test_film_length_that_the_tokenizer_does_not_make_is_refused_before_anything
     coders = Coders(VisionCoder(vision_tokenizer(temporal_stride=2)))
     with pytest.raises(UserError, match="a film of 2 frames"):
         next(converse(model, TEXT, [], CONFIG, Canvas(SQUARE, num_frames=2), coders=coders))
+
+
+@pytest.fixture
+def all_coders():
+    return Coders(VisionCoder(vision_tokenizer()), audio_coder())
+
+
+@pytest.fixture
+def talker(tiny_model_config):
+    return audio_model(tiny_model_config, vision=vision_config())
+
+
+def test_sounds_come_where_their_mark_is_said_and_text_and_pictures_go_on(talker, canvas, all_coders, say):
+    say([*TEXT.encode("What"), BOA, *TEXT.encode("It"), BOI, BOA, *TEXT.encode("left"), TEXT.eos_id])
+    pieces = list(converse(talker, TEXT, [Text("Draw")], CONFIG, canvas, coders=all_coders))
+    assert "".join(piece if isinstance(piece, str) else "|" for piece in pieces) == "What|It||left"
+    sound, picture, other = (piece for piece in pieces if not isinstance(piece, str))
+    assert picture.shape == (1, 8, 8, 3)
+    for spoken in (sound, other):
+        assert isinstance(spoken, Sound) and spoken.sample_rate == RATE
+        assert spoken.samples.dtype == np.float32 and len(spoken.samples) % FRAME == 0 and len(spoken.samples)
+
+
+def test_first_sound_is_the_one_that_speak_makes(talker, all_coders, say):
+    say([BOA, TEXT.eos_id])
+    config = dataclasses.replace(CONFIG, audio=AudioSamplingConfig(temperature=0.0, max_seconds=0.8))
+    _, sound, *_ = converse(talker, TEXT, [Text("Draw")], config, coders=all_coders)
+    (expected,) = speak(talker, TEXT, all_coders, [[Text("Draw")]], config.audio)
+    assert np.array_equal(sound.samples, expected)
+
+
+def test_text_behind_a_sound_has_read_it_and_not_the_unconditional_branch(talker, all_coders, say):
+    chosen, behind = AudioSamplingConfig(temperature=0.0, max_seconds=0.8), []
+    for guidance in (1.0, 1.0 + 1e-9):  # without and with unconditional rows; the codes are the same
+        seen = say([BOA, *TEXT.encode("It"), BOA, *TEXT.encode("left"), TEXT.eos_id])
+        config = dataclasses.replace(CONFIG, audio=dataclasses.replace(chosen, guidance=guidance))
+        pieces = converse(talker, TEXT, [Text("Draw")], config, coders=all_coders)
+        behind.append((seen, [piece.samples for piece in pieces if isinstance(piece, Sound)]))
+    (plain, first), (guided, second) = behind
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for one, other in zip(plain, guided, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+
+
+def test_without_a_codec_the_mark_of_a_sound_is_a_word(talker, say):
+    say([BOA, *TEXT.encode("It"), TEXT.eos_id])
+    assert "".join(converse(talker, TEXT, [], CONFIG)) == "It"

@@ -104,6 +104,14 @@ def test_answer_reads_media_wherever_they_are_named(model_dir, tmp_path):
         (["--draw", "image", "--output", "a.png", "--num-frames", "5"], "--num-frames is of a film"),
         (["--draw", "image", "--output", "a.png", "--enlarge", "1000000"], "--enlarge from 1 to 64"),
         (["--image", ""], "--image and <image:...> need a file's name"),
+        (["--speak"], "--speak needs --output"),
+        (["--speak", "--draw", "image", "--output", "a.png"], "--draw and --speak make one thing each"),
+        (["--speak", "--output", "a.png"], 'a.png: the ending ".png" names no format of sound: use .wav or .flac'),
+        (["--output", "a.txt"], 'a.txt: the ending ".txt" names no format'),
+        (["--code-top-p", "2"], "--code-top-p above 0"),
+        (["--code-guidance", "-1"], "--code-guidance must be a number from 0 on"),
+        (["--max-seconds", "0"], "--max-seconds one above 0"),
+        (["--speaker", ""], "--speaker and <speaker:...> need a file's name"),
         (["--prompt", "<video:> moves"], "--video and <video:...> need a file's name"),
         (["--image", "nothing.png"], "nothing.png"),
         (["--prompt", "what is <video:nothing.mp4>"], "nothing.mp4"),
@@ -114,10 +122,19 @@ def test_mistakes_are_told_in_a_sentence(model_dir, arguments, message):
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--image", "a.png"], ["--draw", "image", "--output", "a.png"]])
-def test_model_of_text_alone_refuses_media(text_model_dir, arguments):
+@pytest.mark.parametrize(
+    "arguments, missing",
+    [
+        (["--image", "a.png"], "vision"),
+        (["--draw", "image", "--output", "a.png"], "vision"),
+        (["--audio", "a.wav"], "audio"),
+        (["--speaker", "a.wav"], "audio"),
+        (["--speak", "--output", "a.wav"], "audio"),
+    ],
+)
+def test_model_of_text_alone_refuses_media(text_model_dir, arguments, missing):
     result = generate(text_model_dir, *arguments)
-    assert result.returncode == 2 and "with vision" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and f"has no {missing}" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_model_folder_without_its_vision_tokenizer_answers_but_does_not_draw(model_dir, tmp_path):
