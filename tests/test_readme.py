@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ernie5.config.audio_networks import SpeakerRunConfig
+from ernie5.config.audio_tokenizer import AudioTokenizerRunConfig
 from ernie5.config.load import load_as, load_config, load_config_or_model
 from ernie5.config.refiner import RefinerRunConfig
 from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig
@@ -19,7 +21,12 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "guides").glob("*.md"))]
 PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-RUN_CONFIGS = {"tools/tokenizer.py": VisionTokenizerRunConfig, "tools/refiner.py": RefinerRunConfig}
+RUN_CONFIGS = {
+    "tools/tokenizer.py train vision": VisionTokenizerRunConfig,
+    "tools/tokenizer.py train audio": AudioTokenizerRunConfig,
+    "tools/tokenizer.py train speaker": SpeakerRunConfig,
+    "tools/refiner.py train": RefinerRunConfig,
+}
 CHECKED_FOLDERS = ("configs/", "docs/", "ernie5/", "tests/", "tools/")
 
 
@@ -85,8 +92,9 @@ def overrides_in(arguments: list[str]) -> list[str]:
 def test_configuration_loads_with_the_overrides(command: str):
     arguments = words(command)
     path, overrides = ROOT / arguments[arguments.index("-c") + 1], overrides_in(arguments)
-    if arguments[1] in RUN_CONFIGS:
-        load_as(RUN_CONFIGS[arguments[1]], path, overrides)
+    kind = " ".join(takewhile(lambda word: word != "-c", arguments[1:]))
+    if kind in RUN_CONFIGS:
+        load_as(RUN_CONFIGS[kind], path, overrides)
     else:
         load_config_or_model(path, overrides)
 
