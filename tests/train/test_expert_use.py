@@ -70,8 +70,10 @@ def test_watching_changes_nothing_and_ends(model, rows):
     before = evaluate(model, validation, subnet, 2)
     with watch_experts(model, rows) as counts:
         assert evaluate(model, validation, subnet, 2) == before
+    with watch_experts(model, rows) as counts:
+        evaluate(model, ValidationSet(rows[:1], 1), subnet, 1)
     seen = {layer_id: count.copy() for layer_id, count in counts.items()}
-    evaluate(model, validation, subnet, 2)
+    evaluate(model, ValidationSet(rows[1:], 1), subnet, 1)
     assert all((counts[layer_id] == seen[layer_id]).all() for layer_id in seen)
 
 
