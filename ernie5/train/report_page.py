@@ -46,6 +46,7 @@ tbody td, tbody th { border-top: 1px solid var(--rule); vertical-align: top; } .
 .drawings { display: flex; flex-wrap: wrap; gap: 14px; margin-top: 10px; } figure { margin: 0; max-width: 240px; }
 .drawings.large figure { max-width: 100%; }
 img { image-rendering: pixelated; max-width: 100%; border-radius: 6px; display: block; }
+audio { display: block; width: 240px; max-width: 100%; height: 36px; margin-top: 4px; }
 figcaption { color: var(--soft); font-size: 12.5px; line-height: 1.4; margin-top: 4px; }
 details { margin-top: 14px; } summary { cursor: pointer; font-weight: 600; }
 details pre { overflow-x: auto; margin: 12px 0 0;
