@@ -76,9 +76,10 @@ class UnifiedSequence:
 
     def split(self, num_rows: int) -> list["UnifiedSequence"]:
         """Stacked rows [batch, seq] in parts of at most num_rows."""
-        return [self._rows(start, start + num_rows) for start in range(0, len(self.input_ids), num_rows)]
+        return [self.part(start, start + num_rows) for start in range(0, len(self.input_ids), num_rows)]
 
-    def _rows(self, start: int, end: int) -> "UnifiedSequence":
+    def part(self, start: int, end: int) -> "UnifiedSequence":
+        """Rows start..end of stacked rows."""
         arrays = {name: getattr(self, name)[start:end] for name in _ARRAYS}
         media = tuple(replace(medium, row=medium.row - start) for medium in self.media if start <= medium.row < end)
         return UnifiedSequence(**arrays, media=media)

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 
 HIDDEN = -1e30  # score of a key that a query must not see; finite, so a row that sees nothing stays a number
-# Queries worked on together: smaller skips more of the hidden keys, larger makes better GEMMs. Which wins depends on how
+# Queries worked on together: smaller skips more hidden keys, larger makes better GEMMs. Which wins depends on how
 # far a query sees: rows of short documents are a tenth faster in a training step with the small one.
 QUERY_BLOCK, SMALL_QUERY_BLOCK = 128, 64
 

@@ -16,21 +16,28 @@ FOLDER, SPEAKER_FOLDER = "audio_tokenizer", "speaker_encoder"  # in the run fold
 class RunAudio:
     """Copied into the run folder, from which a resumed run takes them."""
 
-    def __init__(self, config: Config, run_dir: Path, is_resumed: bool):
-        """Raises UserError for folders that hold none, or ones that do not fit the model."""
+    def __init__(self, config: Config, run_dir: Path, is_resumed: bool, copies_them: bool = True):
+        """Raises UserError for folders that hold none, or ones that do not fit the model.
+
+        Of the processes of a run, one `copies_them`.
+        """
         self.folder, speaker_folder = run_dir / FOLDER, run_dir / SPEAKER_FOLDER
         self.speaker_folder = speaker_folder if config.tokenizer.speaker else None
-        if not is_resumed:  # of a run that died before its first checkpoint
+        if copies_them and not is_resumed:  # of a run that died before its first checkpoint
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.rmtree(speaker_folder, ignore_errors=True)
-        self.tokenizer = AudioTokenizer.from_pretrained(_first(self.folder, config.tokenizer.audio))
-        check_tokenizer(self.tokenizer, config.model.audio, config.tokenizer.audio)
-        self.tokenizer.save_pretrained(self.folder)
+        source = _source(self.folder, config.tokenizer.audio, is_resumed)
+        self.tokenizer = AudioTokenizer.from_pretrained(source)
+        check_tokenizer(self.tokenizer, config.model.audio, source)
+        if copies_them and source != self.folder:
+            self.tokenizer.save_pretrained(self.folder)
         self.speaker = None
         if self.speaker_folder is not None:
-            self.speaker = SpeakerEncoder.from_pretrained(_first(speaker_folder, config.tokenizer.speaker))
-            check_speaker(self.speaker, config.model.audio, config.tokenizer.speaker)
-            self.speaker.save_pretrained(speaker_folder)
+            source = _source(speaker_folder, config.tokenizer.speaker, is_resumed)
+            self.speaker = SpeakerEncoder.from_pretrained(source)
+            check_speaker(self.speaker, config.model.audio, source)
+            if copies_them and source != speaker_folder:
+                self.speaker.save_pretrained(speaker_folder)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -50,9 +57,9 @@ class RunAudio:
             )
 
 
-def _first(copy: Path, named: str) -> Path:
-    """The run's own copy, or what the configuration names."""
-    return copy if copy.exists() else Path(named)
+def _source(copy: Path, named: str, is_resumed: bool) -> Path:
+    """Of a run that goes on its own copy, else what the configuration names."""
+    return copy if is_resumed and copy.exists() else Path(named)
 
 
 def check_tokenizer(tokenizer: AudioTokenizer, audio: AudioConfig, folder: Path | str) -> None:

@@ -4,7 +4,7 @@ import fcntl
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import save_pretrained
 from ernie5.model.weights import assign
+from ernie5.parallel.data_parallel import Ranks, join
 from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
@@ -61,19 +62,21 @@ def run(config: Config, resume: str, show: Show) -> bool:
 
     Raises UserError before anything is built or overwritten where that can be known, Fault for what breaks on the way.
     """
-    run_dir = Path(config.train.output_dir)
-    with _claim(run_dir):
-        return _run(config, run_dir, resume, show)
+    run_dir, ranks = Path(config.train.output_dir), join()
+    with _claim(run_dir) if ranks.is_first else nullcontext():
+        return _run(config, run_dir, resume, show, ranks)
 
 
-def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
+def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -> bool:
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
-    tokenizer, tokenizer_dir = _tokenizer(config, train, run_dir, checkpoint)
+    tokenizer_dir = run_dir / "tokenizer"
+    ranks.on_first(lambda: _tokenizer(config, train, tokenizer_dir, checkpoint))
+    tokenizer = TextTokenizer.from_pretrained(tokenizer_dir)
     digests = checkpoint.state.get("vision_tokenizers", {}) if checkpoint is not None else None
-    vision = VisionTokenizers(config, run_dir, digests) if config.model.vision else None
-    audio = RunAudio(config, run_dir, checkpoint is not None) if config.model.audio else None
+    vision = VisionTokenizers(config, run_dir, digests, ranks.is_first) if config.model.vision else None
+    audio = RunAudio(config, run_dir, checkpoint is not None, ranks.is_first) if config.model.audio else None
     audio_coder = audio.coder() if audio else None  # one, because it remembers codes
     model = build_model(config, precision)
     if vision is not None and checkpoint is None:
@@ -93,6 +96,13 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
         bpe_dropout=config.tokenizer.bpe_dropout,
         media=MediaSettings.of(config.model, config.data),
     )
+    if not ranks.is_first:
+        services = Services(metrics=None, save=None, show_samples=None, validation=None)  # the first process's
+        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder, ranks)
+        with loader:
+            if checkpoint is not None:
+                _restore(trainer, checkpoint, audio)
+            return trainer.fit()
     with closing(MetricsLog(run_dir, config.train.visualdl)) as metrics, loader:
 
         def save(state: TrainState, loader_state: dict, score: float | None) -> None:
@@ -124,7 +134,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show) -> bool:
             return shown
 
         services = Services(metrics=metrics, save=save, show_samples=show_samples, validation=validation_set)
-        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder)
+        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder, ranks)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
         else:
@@ -206,10 +216,8 @@ def _open_checkpoint(run_dir: Path, config: Config, resume: str) -> tuple[Checkp
     return store, checkpoint
 
 
-def _tokenizer(
-    config: Config, train: Sequence[Corpus], run_dir: Path, checkpoint: Checkpoint | None
-) -> tuple[TextTokenizer, Path]:
-    """Loaded, that of the checkpoint which is resumed, or learned from the training split; and its copy in the run."""
+def _tokenizer(config: Config, train: Sequence[Corpus], folder: Path, checkpoint: Checkpoint | None) -> None:
+    """Into `folder`: the one named, that of the checkpoint which is resumed, or one learned from the training split."""
     if config.tokenizer.path:
         tokenizer = TextTokenizer.from_pretrained(config.tokenizer.path)
     elif checkpoint is not None:
@@ -227,9 +235,7 @@ def _tokenizer(
         )
     if checkpoint is not None:
         checkpoint.require_tokenizer(tokenizer.digest)
-    folder = run_dir / "tokenizer"
     tokenizer.save_pretrained(folder)
-    return tokenizer, folder
 
 
 def _check_prompts(config: Config, tokenizer: TextTokenizer) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
 import paddle
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from ernie5.modality.audio_codes import AudioCoder
 from ernie5.modality.batch import Batch, Coders, make_batch
 from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
+from ernie5.parallel.data_parallel import ALONE, Ranks
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.expert_use import expert_use, watch_experts
@@ -123,9 +125,10 @@ class Trainer:
         services: Services,
         vision: VisionTokenizers | None = None,
         audio: AudioCoder | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.config, self.model, self.optimizer, self.loader = config, model, optimizer, loader
-        self.vision, self.audio = vision, audio
+        self.vision, self.audio, self.ranks = vision, audio, ranks
         self.services = services
         self.balance = ExpertBalance(model)
         self.state = TrainState()
@@ -150,7 +153,7 @@ class Trainer:
                 if not self._must_stop():
                     self.state = self.state.next_stage()
             if not self.state.is_finished:
-                self._finish()
+                self.ranks.on_first(self._finish)
         except (UserError, Fault):
             self._save_if_new()
             raise
@@ -165,6 +168,10 @@ class Trainer:
         self.stop_signal = number
 
     def _must_stop(self) -> bool:
+        """Whether a signal has come, to any process, or the steps are done."""
+        asked = self.ranks.summed(np.array([self.stop_signal is not None], np.int64))[0]
+        if asked and self.stop_signal is None:
+            self.stop_signal = signal.SIGTERM
         max_steps = self.config.train.max_steps
         return self.stop_signal is not None or bool(max_steps and self.state.step >= max_steps)
 
@@ -175,13 +182,14 @@ class Trainer:
         left = steps_left(stage, self.state.stage_tokens)
         if self.config.train.max_steps:
             left = min(left, self.config.train.max_steps - self.state.step)
-        with tqdm(total=self.state.step + left, initial=self.state.step, desc=stage.name, dynamic_ncols=True) as bar:
+        total, hidden = self.state.step + left, not self.ranks.is_first
+        with tqdm(total=total, initial=self.state.step, desc=stage.name, dynamic_ncols=True, disable=hidden) as bar:
             while self.state.stage_tokens < stage.num_tokens and not self._must_stop():
                 report = self._step(stage)
                 self._show(bar, report)
                 self._log(stage, report)
-                if self._goes_on(stage):
-                    self._maintain(stage, bar)
+                if self._goes_on(stage) and self._is_due():
+                    self.ranks.on_first(lambda: self._maintain(stage, bar))
 
     def _goes_on(self, stage: StageConfig) -> bool:
         """Whether another step follows; the last one's samples and scores are made by `_finish`."""
@@ -192,14 +200,16 @@ class Trainer:
         """One optimizer step: draw a sub-network, accumulate its gradients over the batch, update, rebalance."""
         start = time.perf_counter()
         rows = self.loader.next_rows(batch_rows(stage, self.state.stage_tokens))
+        own = self.ranks.share(rows)
         subnet = draw_subnet(self.config.model, stage.elastic, self.config.train.seed, self.state.step)
         bits = vision_bits(stage, self.state.stage_step, self.vision.most_bits) if self.vision else 0
         if self.state.vision_bits not in (0, bits):
             self._write("event", text=f"the vision tokenizer of {bits} bits takes over")
         shares = loss_shares(stage, self.state.loss_averages)
-        batches = [make_batch(part, self._coders(stage, bits)) for part in rows.split(stage.micro_batch_rows)]
+        batches = [make_batch(part, self._coders(stage, bits)) for part in own.split(stage.micro_batch_rows)]
         every = stage.balance.measure_steps
-        measured = {} if not every or self.state.step % every else self._gradients(batches[0], subnet, shares)
+        is_due = every and self.state.step % every == 0 and self.ranks.is_first
+        measured = {} if not is_due else self._gradients(batches[0], subnet, shares)
         losses = self._accumulate_gradients(batches, subnet, shares)
         loss = losses.objective(shares)
         grad_norm = clip_grad_norm(self.model.parameters(), self.config.optimizer.clip_norm)
@@ -209,7 +219,7 @@ class Trainer:
         self.optimizer.set_lr(lr)
         self.optimizer.step()
         self.optimizer.clear_grad(set_to_zero=False)
-        self.balance.update(subnet, stage.expert_bias_speed)
+        self.balance.update(subnet, stage.expert_bias_speed, self.ranks)
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
         averages = averaged(self.state.loss_averages, asdict(losses), stage.balance.decay)
         self.state = self.state.advance(tokens, seconds, bits, averages)
@@ -236,35 +246,43 @@ class Trainer:
 
         def compute() -> dict[str, paddle.Tensor]:
             terms, _ = self._terms(batch, subnet, weights)
-            return {name: term * (shares[name] / weights[name]) for name, term in terms}
+            return {name: term * (shares[name] / weights[name]) for name, term in terms.items()}
 
         return modality_gradient_norms(compute, self.model)
 
     def _terms(
         self, batch: Batch, subnet: Subnet, weights: dict[str, float]
-    ) -> tuple[list[tuple[str, paddle.Tensor]], Losses]:
+    ) -> tuple[dict[str, paddle.Tensor], Losses]:
+        """The losses of a batch by name, where they weigh, and all that the model gives."""
         losses = self.model(batch, subnet)
-        terms = [(name, getattr(losses, name)) for name in weights if weights[name]]
-        return [(name, term) for name, term in terms if term is not None], losses
+        terms = {name: getattr(losses, name) for name in weights if weights[name]}
+        return {name: term for name, term in terms.items() if term is not None}, losses
 
     def _accumulate_gradients(self, batches: list[Batch], subnet: Subnet, shares: dict[str, float]) -> StepLosses:
         """Gradients of the mean over the whole batch, however it is cut."""
         of_batches = [batch.weights() for batch in batches]
-        weights = {name: sum(weight[name] for weight in of_batches) for name in shares}
+        weights = self._summed({name: sum(weight[name] for weight in of_batches) for name in shares})
+        weights["mtp"] *= self.model.mtp is not None
         if not any(weights[name] for name in shares if name != "mtp"):
             raise Fault(
                 f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py"
             )
-        sums: dict[str, float] = {}
+        sums = dict.fromkeys(shares, 0.0)
         for batch in batches:
             terms, losses = self._terms(batch, subnet, weights)
-            terms = dict(terms)
-            sum(term * (shares[name] / weights[name]) for name, term in terms.items()).backward()
-            sums = {name: sums.get(name, 0.0) + float(term) for name, term in terms.items()} | {
-                name: total for name, total in sums.items() if name not in terms
-            }
+            if terms:
+                sum(term * (shares[name] / weights[name]) for name, term in terms.items()).backward()
+            for name, term in terms.items():
+                sums[name] += float(term)
             self.balance.collect(losses.tokens_per_expert)
-        return StepLosses(**{name: sums[name] / weights[name] if name in sums else None for name in shares})
+        self.ranks.sum_gradients(self.model.parameters())
+        sums = self._summed(sums)
+        return StepLosses(**{name: sums[name] / weights[name] if weights[name] else None for name in shares})
+
+    def _summed(self, values: dict[str, float]) -> dict[str, float]:
+        """Over all processes."""
+        total = self.ranks.summed(np.array(list(values.values())))
+        return dict(zip(values, total.tolist(), strict=True))
 
     def _stop_on_nan(self, loss: float) -> None:
         name = first_not_finite(self.model)
@@ -272,6 +290,10 @@ class Trainer:
             f"step {self.state.step}: the loss is {loss} and the gradient of {name or 'no parameter'} is not finite; "
             "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
         )
+
+    def _is_due(self) -> bool:
+        train = self.config.train
+        return any(n and self.state.step % n == 0 for n in (train.eval_steps, train.save_steps, train.sample_steps))
 
     def _maintain(self, stage: StageConfig, bar: tqdm) -> None:
         """What is due between steps: evaluation, a checkpoint, samples."""
@@ -331,6 +353,8 @@ class Trainer:
         return self._coders(stage, self.state.vision_bits or (self.vision.most_bits if self.vision else 0))
 
     def _write(self, kind: str, **values) -> None:
+        if not self.ranks.is_first:
+            return
         self.services.metrics.write({"kind": kind, "step": self.state.step, **values})
 
     def _save_if_new(self) -> None:
@@ -338,7 +362,8 @@ class Trainer:
             self._save(None)
 
     def _save(self, score: float | None) -> None:
-        self.services.save(self.state, self.loader_state, score)
+        if self.ranks.is_first:
+            self.services.save(self.state, self.loader_state, score)
         self.saved_step = self.state.step
 
     def _show(self, bar: tqdm, report: StepReport) -> None:

@@ -17,14 +17,17 @@ FOLDER = "vision_tokenizers"  # in the run folder; each in a folder named by its
 class VisionTokenizers:
     """By their number of bits. Copied into the run folder, from which a resumed run takes them."""
 
-    def __init__(self, config: Config, run_dir: Path, resumed: dict[str, str] | None):
-        """`resumed`: the digests that a checkpoint was trained with, None in a new run. Raises UserError."""
+    def __init__(self, config: Config, run_dir: Path, resumed: dict[str, str] | None, copies_them: bool = True):
+        """`resumed`: the digests that a checkpoint was trained with, None in a new run. Raises UserError.
+
+        Of the processes of a run, one `copies_them`.
+        """
         self.by_bits: dict[int, VisionTokenizer] = {}
         self.folders: dict[int, Path] = {}
         copies = [run_dir / FOLDER / folder_name(int(bits)) for bits in resumed or {}]
         if not all(copy.exists() for copy in copies):  # resumed into another folder
             copies = []
-        if resumed is None:
+        if resumed is None and copies_them:
             shutil.rmtree(run_dir / FOLDER, ignore_errors=True)  # of a run that died before its first checkpoint
         for folder in copies or map(Path, config.tokenizer.vision):
             tokenizer = VisionTokenizer.from_pretrained(folder)
@@ -34,7 +37,7 @@ class VisionTokenizers:
                 raise UserError(f"{folder}: tokenizer.vision names two tokenizers of {bits} bits: leave one out")
             self.by_bits[bits] = tokenizer
             self.folders[bits] = run_dir / FOLDER / folder_name(bits)
-            if not copies:
+            if copies_them and not copies:
                 tokenizer.save_pretrained(self.folders[bits])
         for i, stage in enumerate(config.stages):
             missing = [switch.bits for switch in stage.vision.switches if switch.bits not in self.by_bits]
