@@ -1,4 +1,4 @@
-"""Reads a corpus as training would, its pictures and films too, and says what is in it, and what is wrong with it.
+"""Reads a corpus as training would, pictures, films and sounds too, and says what is in it, and what is wrong with it.
 
 python tools/check_data.py data/mine.jsonl
 python tools/check_data.py -c configs/run/mine.yaml --tokenizer runs/mine/tokenizer
@@ -7,12 +7,21 @@ python tools/check_data.py -c configs/run/mine.yaml --tokenizer runs/mine/tokeni
 import argparse
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ernie5.config.schema import SourceConfig
 from ernie5.errors import UserError, exit_cleanly
 
 SHOWN = 20  # malformed lines, and media that cannot be read, that are quoted
 BAR = 40  # characters of the histogram's longest bar
+
+
+class Limits(NamedTuple):
+    """How long media may be, and how sounds are read; as here where no model says it."""
+
+    max_frames: int = 64
+    max_seconds: float = 600.0
+    sample_rate: int = 16_000
 
 
 @dataclass
@@ -26,7 +35,8 @@ class Findings:
     sizes: list[int] = field(default_factory=list)  # of each document: tokens if they are known, else characters
     longest: tuple[int, str] = (0, "")  # size and origin
     bad: list[str] = field(default_factory=list)  # lines
-    media: dict[tuple, str | tuple[int, ...]] = field(default_factory=dict)  # of each its shape, or why it has none
+    # Of each medium its shape, of a sound its seconds; or why it has none.
+    media: dict[tuple, str | tuple[int, ...] | float] = field(default_factory=dict)
     bad_media: list[str] = field(default_factory=list)  # lines that show a medium which cannot be read
 
 
@@ -43,12 +53,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-MAX_FRAMES = 64  # of a film, where no model says how many it takes
-
-
 def main() -> None:
     arguments = parse_arguments()
-    sources, max_frames, skips = sources_of(arguments)
+    sources, limits, skips = sources_of(arguments)
     tokenizer = None
     if arguments.tokenizer:
         from ernie5.tokenizers.text import TextTokenizer
@@ -56,7 +63,7 @@ def main() -> None:
         tokenizer = TextTokenizer.from_pretrained(arguments.tokenizer)
     bad, bad_media = [], []
     for source in sources:
-        findings = examine(source, tokenizer, max_frames)
+        findings = examine(source, tokenizer, limits)
         report(source, findings, "tokens" if tokenizer else "characters")
         bad += findings.bad
         bad_media += findings.bad_media
@@ -66,23 +73,27 @@ def main() -> None:
         raise UserError(f"{bad_media[0]} ({len(bad_media)} such in all; a run stops at them)")
 
 
-def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], int, bool]:
-    """The sources to read, how many frames a film may have, and whether a run would leave malformed lines out."""
+def sources_of(arguments: argparse.Namespace) -> tuple[list[SourceConfig], Limits, bool]:
+    """The sources to read, how long media may be, and whether a run would leave malformed lines out."""
     if bool(arguments.path) == bool(arguments.config):
         raise UserError("name either a path or a run file with -c")
     if arguments.path:
         path, separator = arguments.path, arguments.separator
         source = SourceConfig(name=path, path=path, format=arguments.format, document_separator=separator)
-        return [source], MAX_FRAMES, False
+        return [source], Limits(), False
     from ernie5.config.load import load_config
 
     config = load_config(arguments.config, arguments.opt)
-    data, vision = config.data, config.model.vision
-    max_frames = vision.max_frames if vision else MAX_FRAMES
-    return [*data.train, *data.validation], max_frames, data.bad_line == "skip"
+    data, vision, audio = config.data, config.model.vision, config.model.audio
+    limits = Limits()
+    if vision:
+        limits = limits._replace(max_frames=vision.max_frames)
+    if audio:
+        limits = limits._replace(max_seconds=audio.max_seconds, sample_rate=audio.sample_rate)
+    return [*data.train, *data.validation], limits, data.bad_line == "skip"
 
 
-def examine(source: SourceConfig, tokenizer, max_frames: int) -> Findings:
+def examine(source: SourceConfig, tokenizer, limits: Limits) -> Findings:
     from tqdm import tqdm
 
     from ernie5.data.manifest import BadLine
@@ -98,7 +109,7 @@ def examine(source: SourceConfig, tokenizer, max_frames: int) -> Findings:
             continue
         kinds = [type(segment).__name__.lower() for segment in sample.all_segments()]
         found.segments.update(kinds)
-        look_at_media(sample, found, max_frames)
+        look_at_media(sample, found, limits)
         texts = [segment.text for segment in sample.all_segments() if hasattr(segment, "text")]
         size = sum(map(len, texts))
         found.characters += size
@@ -111,21 +122,25 @@ def examine(source: SourceConfig, tokenizer, max_frames: int) -> Findings:
     return found
 
 
-def look_at_media(sample, found: Findings, max_frames: int) -> None:
-    """Decodes the sample's pictures and films, each file once, since only that finds one that was cut off."""
+def look_at_media(sample, found: Findings, limits: Limits) -> None:
+    """Decodes the sample's pictures, films and sounds, each file once: only that finds one that was cut off."""
     from ernie5.data.media import read_image, read_video
-    from ernie5.data.sample import Image, Video
+    from ernie5.data.sample import Audio, Image, Video
+    from ernie5.data.sounds import read_sound
 
     for medium in sample.all_segments():
-        if not isinstance(medium, Image | Video):
+        if not isinstance(medium, Image | Video | Audio):
             continue
         key = (type(medium).__name__, medium.source, getattr(medium, "fps", None))
         if key not in found.media:
             try:
                 if isinstance(medium, Image):
                     found.media[key] = read_image(medium.source).shape
+                elif isinstance(medium, Video):
+                    found.media[key] = read_video(medium.source, medium.fps, limits.max_frames).shape
                 else:
-                    found.media[key] = read_video(medium.source, medium.fps, max_frames).shape
+                    samples = read_sound(medium.source, limits.sample_rate, limits.max_seconds)
+                    found.media[key] = len(samples) / limits.sample_rate
             except UserError as error:
                 found.media[key] = str(error)
         if isinstance(found.media[key], str):
@@ -150,7 +165,11 @@ def report(source: SourceConfig, found: Findings, unit: str) -> None:
 
 
 def print_media(found: Findings) -> None:
-    """How many different pictures and films could be read, with the smallest and the largest of them."""
+    """How many different media could be read, with the smallest and the largest, or shortest and longest, of them."""
+    seconds = sorted(seconds for seconds in found.media.values() if isinstance(seconds, float))
+    if seconds:
+        between = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (seconds[0], seconds[-1])))
+        print(f"  sounds      {len(seconds):,} different, {between} s, {sum(seconds):,.0f} s in all")
     for kind, name in (("Image", "pictures"), ("Video", "films")):
         shapes = [shape for key, shape in found.media.items() if key[0] == kind and not isinstance(shape, str)]
         if not shapes:

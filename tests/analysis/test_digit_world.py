@@ -20,16 +20,20 @@ from ernie5.analysis.digit_world import (
     table,
 )
 from ernie5.analysis.digits import Judge
+from ernie5.data.digits.bank import SpeechConfig
+from ernie5.data.digits.tasks import TASKS
 from ernie5.data.digits.world import WorldConfig, make_world
 from ernie5.data.manifest import parse_line
 from ernie5.data.sample import Text
 from ernie5.errors import UserError
 
+UNSPOKEN = tuple((name, task.weight) for name, task in TASKS.items() if not task.is_spoken)
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "digits"
-    make_world(folder, WorldConfig(num_train=1, num_validation=1, num_test=300))
+    make_world(folder, WorldConfig(num_train=1, num_validation=1, num_test=300, weights=UNSPOKEN))
     return folder
 
 
@@ -63,6 +67,13 @@ def test_cases_are_limited_by_task(world: Path):
     tasks = [case.task for case in load_cases(world, per_task=3)]
     assert max(tasks.count(task) for task in tasks) == 3
     assert tasks.count("read") == 3
+
+
+def test_samples_with_sounds_are_left_out(tmp_path: Path):
+    weights = (("draw", 1), ("listen", 1), ("say_seen", 1), ("draw_heard", 1))
+    speech = SpeechConfig(renditions=1, speakers=1)
+    make_world(tmp_path / "w", WorldConfig(num_train=4, num_validation=4, num_test=4, weights=weights, speech=speech))
+    assert [case.task for case in load_cases(tmp_path / "w")] == ["draw"]
 
 
 def test_sizes_are_those_of_what_is_asked_for(world: Path):

@@ -45,6 +45,12 @@ def test_segments_keep_their_order_kinds_and_roles(media):
     )
 
 
+@pytest.mark.parametrize("role", ["understand", "generate", "speaker"])
+def test_sounds_are_heard_made_or_lend_their_voice(media, role):
+    sample = parse({"segments": [{"type": "audio", "source": "c.wav", "role": role}]}, media)
+    assert sample.segments == (Audio(str(media / "c.wav"), role),)
+
+
 def test_openai_messages_give_loss_to_the_assistant_alone():
     sample = parse({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]})
     assert sample.messages == (Message("user", (Text("2+2?", False),)), Message("assistant", (Text("4", True),)))
@@ -88,6 +94,10 @@ REFUSED = {
     "missing source": ({"segments": [{"type": "image", "role": "understand"}]}, 'segments[0] has no "source": add it'),
     "missing role": ({"segments": [{"type": "image", "source": "a.png"}]}, 'segments[0] has no "role": add it'),
     "unknown role": ({"segments": [{**IMAGE, "role": "generat"}]}, 'segments[0].role is "generat": did you mean'),
+    "voice of a picture": (
+        {"segments": [{**IMAGE, "role": "speaker"}]},
+        'segments[0].role is "speaker": one of understand, generate is expected',
+    ),
     "fps on a picture": ({"segments": [{**IMAGE, "fps": 1}]}, 'unknown key "segments[0].fps"'),
     "fps of 0": ({"segments": [{**VIDEO, "fps": 0}]}, "segments[0].fps is 0: give a number above 0"),
     "fps not a number": (

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -114,3 +115,29 @@ def test_film_longer_than_the_run_allows_is_listed(media):
     result = check("-c", "configs/run/digits.yaml", *(part for setting in settings for part in ("-o", setting)))
     assert result.returncode == 2
     assert "more than 5 frames at 4 a second" in result.stderr
+
+
+def write_sounds(folder):
+    from ernie5.data.sounds import write_sound
+
+    write_sound(folder / "a.wav", np.full(4_000, 0.5), 8_000)
+    write_sound(folder / "b.wav", np.full(12_000, 0.5), 8_000)
+    roles = (("a.wav", "understand"), ("b.wav", "generate"), ("a.wav", "speaker"))
+    segments = [{"type": "audio", "source": source, "role": role} for source, role in roles]
+    (folder / "sounds.jsonl").write_text(json.dumps({"segments": segments}))
+    return folder / "sounds.jsonl"
+
+
+def test_sounds_are_counted_by_file_with_their_lengths(tmp_path):
+    result = check(write_sounds(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "  segments    3 audio\n" in result.stdout
+    assert "  sounds      2 different, 0.50 to 1.50 s, 2 s in all\n" in result.stdout
+
+
+def test_sound_that_was_cut_off_is_listed(tmp_path):
+    manifest = write_sounds(tmp_path)
+    (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes()[:-9_000])
+    result = check(manifest)
+    assert result.returncode == 2
+    assert f"{manifest}:1: {tmp_path / 'b.wav'}: is cut off" in result.stdout

@@ -1,13 +1,14 @@
 """The tasks of the digit world: what a sample shows, says and asks for. The one table of them is TASKS."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ernie5.data.digits.render import CELL, Glyph, film_glyph, picture_glyph
+from ernie5.data.digits import spoken
+from ernie5.data.digits.deck import Deck
+from ernie5.data.digits.studio import STEPS, TRAVEL, Facts, Medium, Sample, Samples, Studio
 from ernie5.data.digits.texts import (
     DIRECTIONS,
     NUMBER_WORDS,
@@ -18,102 +19,12 @@ from ernie5.data.digits.texts import (
     choose_language,
     say,
 )
-from ernie5.data.sample import MediaRole
+from ernie5.data.digits.voices import Speech, Voices
 
-# Rows and columns a frame of a digit that moves there.
-STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
-# Pixels from the first frame to the last. 6 is as far as a digit of 9 pixels can go and stay inside 16.
-TRAVEL = {"slow": 3.0, "fast": 6.0}
+__all__ = ["STEPS", "TASKS", "TRAVEL", "Facts", "Medium", "Sample", "Studio", "make_samples"]
+
 # Where the first of two digits stands when it is the one named.
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
-
-
-@dataclass(frozen=True)
-class Medium:
-    """A picture (one frame) or a film to be drawn: the glyphs of each frame."""
-
-    height: int
-    width: int
-    frames: tuple[tuple[Glyph, ...], ...]
-    role: MediaRole
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is true of a sample: what it is scored by. Empty where it does not apply."""
-
-    task: str
-    language: str
-    digits: tuple[int, ...] = ()  # shown or asked for, first to last as they stand in the picture
-    scans: tuple[int, ...] = ()  # ids of all scans in its media
-    answer: str = ""  # the text that is right, or none: a medium is generated
-    layout: str = ""  # of the medium: picture, row (left and right), column (above and below) or film
-    direction: str = ""
-    speed: str = ""
-
-    def as_record(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value not in ("", ())}
-
-
-class Sample(NamedTuple):
-    """What is read (asked, shown), then what is answered: a text or a medium."""
-
-    parts: tuple[str | Medium, ...]
-    answer: str | Medium
-    facts: Facts
-
-
-class Deck:
-    """Deals items in random order, each as often as any other; shuffled anew when it is empty."""
-
-    def __init__(self, items: list, rng: np.random.Generator):
-        self.items, self.rng, self.left = items, rng, []
-
-    def deal(self) -> Any:
-        if not self.left:
-            self.left = self.rng.permutation(len(self.items)).tolist()
-        return self.items[self.left.pop()]
-
-
-class Studio:
-    """Scans, chance and style of one task in one split."""
-
-    def __init__(self, digits: np.ndarray, ids: np.ndarray, rng: np.random.Generator, vary: bool, num_frames: int):
-        self.rng, self.num_frames = rng, num_frames
-        self.style = rng if vary else None
-        self.scans = [Deck(ids[digits[ids] == digit].tolist(), rng) for digit in range(10)]
-
-    def scan(self, digit: int) -> int:
-        return self.scans[digit].deal()
-
-    def picture(self, scan: int, role: MediaRole) -> Medium:
-        glyph = picture_glyph(scan, CELL / 2, CELL / 2, self.style)
-        return Medium(CELL, CELL, ((glyph,),), role)
-
-    def scene(self, scans: tuple[int, int], layout: str, role: MediaRole) -> Medium:
-        """Two digits side by side (row) or one above the other (column)."""
-        middles = (CELL / 2, 3 * CELL / 2)
-        if layout == "row":
-            glyphs = [picture_glyph(s, CELL / 2, m, self.style) for s, m in zip(scans, middles, strict=True)]
-            return Medium(CELL, 2 * CELL, (tuple(glyphs),), role)
-        glyphs = [picture_glyph(s, m, CELL / 2, self.style) for s, m in zip(scans, middles, strict=True)]
-        return Medium(2 * CELL, CELL, (tuple(glyphs),), role)
-
-    def film(self, scan: int, direction: str, speed: str, role: MediaRole) -> Medium:
-        """A digit that moves evenly along its direction and stays inside; it starts anywhere from where it can."""
-        glyph = film_glyph(scan, 0, 0, self.style)
-        half, travel = 4 * glyph.scale, TRAVEL[speed]
-        low, high = half, CELL - half
-        middle = np.array([self.rng.uniform(low, high) for _ in range(2)])
-        step = np.array(STEPS[direction], float)
-        axis = int(np.flatnonzero(step)[0])
-        start = self.rng.uniform(low, high - travel)
-        middle[axis] = start if step[axis] > 0 else CELL - start
-        places = [middle + step * travel * k / (self.num_frames - 1) for k in range(self.num_frames)]
-        return Medium(CELL, CELL, tuple((glyph.moved(row, column),) for row, column in places), role)
-
-
-Samples = Iterator[Sample]
 
 
 def _read(studio: Studio, task: str) -> Samples:
@@ -231,10 +142,11 @@ def _follow(studio: Studio, task: str) -> Samples:
 
 
 class Task(NamedTuple):
-    """How samples are made, and how many a thousand of the world's are of this task."""
+    """How samples are made, and how many there are beside those of the other tasks."""
 
     make: Callable[[Studio, str], Samples]
     weight: int
+    is_spoken: bool = False  # has sounds
 
 
 TASKS: dict[str, Task] = {
@@ -253,6 +165,14 @@ TASKS: dict[str, Task] = {
     "film_digit": Task(_film, 15),
     "next": Task(_follow, 15),
     "copy": Task(_follow, 10),
+    "listen": Task(spoken.hear, 130, is_spoken=True),
+    "transcribe": Task(spoken.hear, 30, is_spoken=True),
+    "listen_sum": Task(spoken.hear_sum, 40, is_spoken=True),
+    "speak": Task(spoken.speak, 160, is_spoken=True),
+    "speak_two": Task(spoken.speak_two, 20, is_spoken=True),
+    "draw_heard": Task(spoken.draw_heard, 40, is_spoken=True),
+    "say_seen": Task(spoken.say_seen, 60, is_spoken=True),
+    "add_seen_heard": Task(spoken.add_seen_heard, 40, is_spoken=True),
 }
 
 
@@ -265,7 +185,12 @@ def make_samples(
     *,
     vary: bool,
     num_frames: int,
+    speech: Speech | None = None,
 ) -> list[Sample]:
-    """`count` samples of a task from the scans `ids`; `digits` int64 [scans] are those of all scans."""
-    samples = TASKS[task].make(Studio(digits, ids, rng, vary, num_frames), task)
+    """`count` samples of a task from the scans `ids`; `digits` int64 [scans] are those of all scans.
+
+    A spoken task needs `speech`, the sounds of the split.
+    """
+    voices = Voices(speech, rng) if speech else None
+    samples = TASKS[task].make(Studio(digits, ids, rng, vary, num_frames, voices), task)
     return [next(samples) for _ in range(count)]

@@ -91,6 +91,48 @@ TEMPLATES: dict[str, dict[Language, tuple[str, ...]]] = {
     },
     "next": {"en": ("Draw the next digit.",), "de": ("Zeichne die nächste Ziffer.",), "zh": ("画下一个数字。",)},
     "copy": {"en": ("Draw it again.",), "de": ("Zeichne sie noch einmal.",), "zh": ("再画一个。",)},
+    "listen": {
+        "en": ("Which digit do you hear?", "Which digit is said?"),
+        "de": ("Welche Ziffer hörst du?",),
+        "fr": ("Quel chiffre entends-tu ?",),
+        "es": ("¿Qué cifra oyes?",),
+        "zh": ("听到什么数字？",),
+        "ja": ("聞こえた数字は？",),
+    },
+    "transcribe": {
+        "en": ("Write what you hear.",),
+        "de": ("Schreib, was du hörst.",),
+        "fr": ("Écris ce que tu entends.",),
+        "es": ("Escribe lo que oyes.",),
+        "zh": ("写下听到的。",),
+        "ja": ("聞こえた言葉を書いて。",),
+    },
+    "listen_sum": {"en": ("What is the sum?",), "de": ("Was ist die Summe?",), "zh": ("和是多少？",)},
+    "speak": {
+        "en": ("Say {n}.", "Say {word}."),
+        "de": ("Sag {n}.", "Sag {word}."),
+        "fr": ("Dis {n}.", "Dis {word}."),
+        "es": ("Di {n}.", "Di {word}."),
+        "zh": ("说{n}。", "说{word}。"),
+        "ja": ("{n}と言って。", "{word}と言って。"),
+    },
+    "speak_two": {"en": ("Say {a} {b}.",), "de": ("Sag {a} {b}.",), "zh": ("说{a} {b}。",)},
+    "draw_heard": {"en": ("Draw what you hear.",), "de": ("Zeichne, was du hörst.",), "zh": ("画听到的数字。",)},
+    "say_seen": {"en": ("Say what you see.",), "de": ("Sag, was du siehst.",), "zh": ("说看到的数字。",)},
+    "add_seen_heard": {
+        "en": ("Add what you see to what you hear.",),
+        "de": ("Addiere, was du siehst und hörst.",),
+        "zh": ("看到的加听到的。",),
+    },
+}
+# Two number words as a sum, as it is said; in Japanese in kana, which is what eSpeak NG reads.
+SPOKEN_SUMS: dict[Language, str] = {
+    "en": "{} plus {}",
+    "de": "{} plus {}",
+    "fr": "{} plus {}",
+    "es": "{} más {}",
+    "zh": "{}加{}",
+    "ja": "{}たす{}",
 }
 # A place or movement as an answer, or in a question about it.
 SIDES: dict[Language, dict[str, str]] = {

@@ -7,15 +7,25 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ernie5.data.digits.bank import (
+    Sound,
+    SpeechConfig,
+    check_speech,
+    describe_bank,
+    make_bank,
+    num_sounds,
+)
 from ernie5.data.digits.render import draw_glyphs
 from ernie5.data.digits.scans import load_scans, scans_digest, split_scans
 from ernie5.data.digits.tasks import TASKS, Medium, Sample, make_samples
+from ernie5.data.digits.voices import Speech
+from ernie5.data.sample import Audio
 from ernie5.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,11 +41,17 @@ class WorldConfig:
     """What to make."""
 
     seed: int = 0
-    num_train: int = 15_000  # samples, shared out over the tasks by their weights
-    num_validation: int = 400
-    num_test: int = 2_000
+    num_train: int = 22_800  # samples, shared out over the tasks by their weights: 15 of each of the 1,520
+    num_validation: int = 608
+    num_test: int = 3_040
     film_frames: int = 5
     weights: tuple[tuple[str, int], ...] = tuple((name, task.weight) for name, task in TASKS.items())
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether there are sounds at all."""
+        return any(weight and TASKS[name].is_spoken for name, weight in self.weights)
 
     def num_samples(self, split: str) -> int:
         return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
@@ -44,7 +60,7 @@ class WorldConfig:
 def make_world(folder: Path, config: WorldConfig, progress: Callable[[int], object] = lambda n: None) -> dict:
     """Writes the world, aside first so that `folder` is whole or untouched; returns what world.json says.
 
-    `progress` is told how many samples were written. Raises UserError if `folder` holds something else.
+    `progress` is told how many sounds and samples were written. Raises UserError if `folder` holds something else.
     """
     check_config(config)
     check_replaceable(folder)
@@ -55,8 +71,9 @@ def make_world(folder: Path, config: WorldConfig, progress: Callable[[int], obje
     digest = hashlib.sha256()
     counts = {}
     try:
+        sounds = make_bank(aside, config.speech, config.seed, progress) if config.is_spoken else []
         for number, split in enumerate(SPLITS):
-            samples = _draw_samples(config, number, ids[split], scans.digits)
+            samples = _draw_samples(config, number, ids[split], scans.digits, sounds)
             counts[split] = dict(Counter(sample.facts.task for sample in samples))
             _write_split(aside, split, samples, scans.pixels, digest, progress)
         about = {
@@ -66,6 +83,7 @@ def make_world(folder: Path, config: WorldConfig, progress: Callable[[int], obje
             "samples": counts,
             "scans": {name: chosen.tolist() for name, chosen in ids.items()},
             "scans_digest": scans_digest(scans),
+            "speech": describe_bank(aside, sounds, config.speech) if config.is_spoken else None,
             "digest": digest.hexdigest(),
         }
         (aside / "world.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -73,6 +91,12 @@ def make_world(folder: Path, config: WorldConfig, progress: Callable[[int], obje
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return about
+
+
+def num_steps(config: WorldConfig) -> int:
+    """How many sounds and samples are made, for a bar."""
+    samples = sum(config.num_samples(split) for split in SPLITS)
+    return samples + (num_sounds(config.speech) if config.is_spoken else 0)
 
 
 def check_config(config: WorldConfig) -> None:
@@ -87,6 +111,8 @@ def check_config(config: WorldConfig) -> None:
         raise UserError(f'unknown task "{unknown[0]}": known are {", ".join(TASKS)}')
     if sum(weight for _, weight in config.weights) <= 0 or any(weight < 0 for _, weight in config.weights):
         raise UserError(f"the weights of the tasks are {dict(config.weights)}: none below 0, and one above it")
+    if config.is_spoken:
+        check_speech(config.speech)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -117,13 +143,18 @@ def share_out(total: int, weights: tuple[tuple[str, int], ...]) -> dict[str, int
     return parts
 
 
-def _draw_samples(config: WorldConfig, split: int, ids: np.ndarray, digits: np.ndarray) -> list[Sample]:
+def _draw_samples(
+    config: WorldConfig, split: int, ids: np.ndarray, digits: np.ndarray, sounds: list[Sound]
+) -> list[Sample]:
     """The samples of a split in mixed order. Held-out scans are shown as they are; only training varies them."""
+    heard = [sound for sound in sounds if sound.split == SPLITS[split]]
+    speech = Speech(heard, config.speech.languages, config.speech.recorded_share) if heard else None
     samples = []
     for task, count in share_out(config.num_samples(SPLITS[split]), config.weights).items():
         rng = np.random.default_rng((config.seed, split, list(TASKS).index(task)))
         vary = SPLITS[split] == "train"
-        samples += make_samples(task, count, digits, ids, rng, vary=vary, num_frames=config.film_frames)
+        kind = {"vary": vary, "num_frames": config.film_frames, "speech": speech}
+        samples += make_samples(task, count, digits, ids, rng, **kind)
     order = np.random.default_rng((config.seed, split)).permutation(len(samples))
     return [samples[i] for i in order]
 
@@ -168,6 +199,9 @@ def _write_segments(folder: Path, sample: Sample, drawn, names, digest) -> Itera
         if isinstance(part, str):
             segment = {"type": "text", "text": part}
             yield {**segment, "loss": False} if place < len(sample.parts) else segment
+            continue
+        if isinstance(part, Audio):
+            yield {"type": "audio", "source": part.source, "role": part.role}
             continue
         pixels = next(drawn)
         digest.update(pixels.tobytes())

@@ -2,9 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from ernie5.data.digits.bank import SpeechConfig
 from ernie5.data.digits.world import WorldConfig, make_world
 
-SMALL = WorldConfig(seed=3, num_train=400, num_validation=40, num_test=200)
+SMALL = WorldConfig(
+    seed=3, num_train=600, num_validation=60, num_test=300, speech=SpeechConfig(renditions=1, speakers=2)
+)
 
 
 @pytest.fixture(scope="package")

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 
 from ernie5.analysis.digits import Judge, motion
+from ernie5.data.digits.bank import Sound
 from ernie5.data.digits.scans import load_scans, split_scans
 from ernie5.data.digits.tasks import TASKS, Medium, make_samples
 from ernie5.data.digits.texts import DIRECTIONS, NUMBER_WORDS, SIDES, SPEEDS, TEMPLATES
+from ernie5.data.digits.voices import Speech
 from ernie5.data.digits.world import render_media
+
+SPEECH = Speech(
+    [Sound(f"{d}.wav", NUMBER_WORDS["en"][d], "en", "m1", "test", "espeak", "digit", (d,)) for d in range(10)]
+    + [Sound(f"{form}.wav", "two two", "en", "m1", "test", "espeak", form, (2, 2)) for form in ("sum", "pair")],
+    languages=("en",),
+    recorded_share=0.5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +27,8 @@ def judge() -> Judge:
 def samples(task: str, count: int = 100, vary: bool = False) -> list:
     scans = load_scans()
     ids = split_scans(scans)["test"]
-    return make_samples(task, count, scans.digits, ids, np.random.default_rng(0), vary=vary, num_frames=6)
+    chance = np.random.default_rng(0)
+    return make_samples(task, count, scans.digits, ids, chance, vary=vary, num_frames=6, speech=SPEECH)
 
 
 def seen(chosen: list) -> np.ndarray:

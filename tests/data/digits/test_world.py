@@ -1,4 +1,5 @@
 import json
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,19 @@ from PIL import Image as PillowImage
 from PIL import ImageSequence
 
 from ernie5.config.schema import SourceConfig
+from ernie5.data.digits.bank import SpeechConfig
 from ernie5.data.digits.scans import load_scans, split_scans
+from ernie5.data.digits.speech import split_speakers
 from ernie5.data.digits.tasks import TASKS
 from ernie5.data.digits.world import SPLITS, WorldConfig, make_world, share_out, write_medium
-from ernie5.data.sample import Image, Text, Video
+from ernie5.data.sample import Audio, Image, Text, Video
 from ernie5.data.sources import open_source
+from ernie5.data.transcripts import read_index
 from ernie5.errors import UserError
 
-TINY = WorldConfig(num_train=60, num_validation=5, num_test=20)
+UNSPOKEN = tuple((name, task.weight) for name, task in TASKS.items() if not task.is_spoken)
+TINY = WorldConfig(num_train=60, num_validation=5, num_test=20, weights=UNSPOKEN)
+SPOKEN = replace(TINY, weights=WorldConfig().weights, speech=SpeechConfig(renditions=1, speakers=1))
 
 
 def facts_of(world: Path, split: str) -> list[dict]:
@@ -29,18 +35,18 @@ def samples_of(world: Path, split: str) -> list:
 
 
 def test_manifests_are_read_by_the_real_parser(small_world: Path):
-    assert [len(samples_of(small_world, split)) for split in SPLITS] == [400, 40, 200]
+    assert [len(samples_of(small_world, split)) for split in SPLITS] == [600, 60, 300]
 
 
 def test_every_task_is_there_in_its_share(small_world: Path):
     counts = Counter(fact["task"] for fact in facts_of(small_world, "train"))
-    assert counts == share_out(400, tuple((name, task.weight) for name, task in TASKS.items()))
+    assert counts == share_out(600, tuple((name, task.weight) for name, task in TASKS.items()))
 
 
 def test_only_what_is_answered_or_drawn_is_learned(small_world: Path):
     for sample, fact in zip(samples_of(small_world, "train"), facts_of(small_world, "train"), strict=True):
         *given, last = sample.segments
-        assert all(not s.loss if isinstance(s, Text) else s.role == "understand" for s in given)
+        assert all(not s.loss if isinstance(s, Text) else s.role in ("understand", "speaker") for s in given)
         if "answer" in fact:
             assert last == Text(fact["answer"])
         else:
@@ -145,3 +151,60 @@ def test_shares_sum_up_and_follow_the_weights():
         {"a": 3, "b": 3, "c": 4},
     )
     assert share_out(7, (("a", 0), ("b", 2))) == {"a": 0, "b": 7}
+
+
+def test_sounds_are_of_speakers_of_their_own_split_alone(small_world: Path):
+    about = json.loads((small_world / "world.json").read_text(encoding="utf-8"))
+    speakers = about["speech"]["speakers"]
+    assert {split: tuple(names) for split, names in speakers.items()} == {
+        split: names[:2] for split, names in split_speakers().items()
+    }
+    for split in SPLITS:
+        spoken = [fact for fact in facts_of(small_world, split) if "sounds" in fact]
+        assert {fact["speaker"] for fact in spoken} <= set(speakers[split])
+        assert all(path.startswith(f"sounds/{split}/") for fact in spoken for path in fact["sounds"])
+
+
+def test_sounds_of_the_judge_stand_in_the_bank(small_world: Path):
+    lines = read_index(str(small_world / "sounds.jsonl"))
+    counts = json.loads((small_world / "world.json").read_text(encoding="utf-8"))["speech"]["sounds"]
+    assert Counter(line.split for line in lines) == {split: count["espeak"] for split, count in counts.items()}
+    assert all(Path(line.path).is_file() for line in lines) and counts["judge"]["espeak"] > 0
+
+
+def test_sounds_of_samples_are_those_of_their_facts(small_world: Path):
+    for sample, fact in zip(samples_of(small_world, "test"), facts_of(small_world, "test"), strict=True):
+        paths = [str(Path(s.source).relative_to(small_world)) for s in sample.segments if isinstance(s, Audio)]
+        assert paths == fact.get("sounds", [])
+
+
+def test_a_seed_makes_the_same_spoken_world_again(tmp_path: Path):
+    digests = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        about = make_world(tmp_path / name, replace(SPOKEN, seed=seed))
+        digests.append((about["digest"], about["speech"]["sounds_digest"]))
+    assert digests[0] == digests[1]
+    assert not set(digests[0]) & set(digests[2])
+
+
+def test_speech_leaves_the_other_tasks_as_they_are(tmp_path: Path):
+    weights = {"read": 1, "listen": 1}
+    make_world(tmp_path / "quiet", replace(TINY, num_train=20, weights=(("read", 1),)))
+    make_world(tmp_path / "spoken", replace(SPOKEN, num_train=40, weights=tuple(weights.items())))
+    quiet = [fact["scans"] for fact in facts_of(tmp_path / "quiet", "train")]
+    spoken = [fact["scans"] for fact in facts_of(tmp_path / "spoken", "train") if fact["task"] == "read"]
+    assert sorted(quiet) == sorted(spoken)
+
+
+def test_a_world_without_speech_needs_no_synthesizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for module in ("espeakng_loader", "soundfile", "soxr"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert make_world(tmp_path / "world", TINY)["speech"] is None
+    assert not (tmp_path / "world" / "sounds").exists()
+
+
+def test_speech_without_a_synthesizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(UserError, match="pip install 'ernie5\\[data\\]'"):
+        make_world(tmp_path / "world", SPOKEN)
+    assert not list(tmp_path.iterdir())
