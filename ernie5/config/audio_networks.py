@@ -56,7 +56,7 @@ class MelTrainConfig:
 class RecogniserTrainConfig(MelTrainConfig):
     """As above, with clips varied so that other voices are understood."""
 
-    learning_rate: float = 5e-3  # with 2e-3 CTC takes twice the steps to leave its blanks
+    learning_rate: float = 5e-3  # better than 2e-3 after 500 steps (docs/log.md)
     speeds: tuple[float, float] = (0.8, 1.25)  # range of how fast a clip is played, its pitch with it
     formants: float = 0.1  # largest change of the frequencies of its bands, as a share, which a throat's length makes
     tilt: float = 0.5  # largest change of its highest band against the middle one, in deviations of speech

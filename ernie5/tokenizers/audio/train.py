@@ -149,7 +149,7 @@ class _Trainer:
 
     @paddle.no_grad()
     def _find_codebooks(self) -> None:
-        """By k-means of the latents of some batches. After steps without a quantiser they were no better."""
+        """By k-means of the latents of some batches. First steps without a quantiser did not help (docs/log.md)."""
         wanted = VECTORS_PER_CODE * self.tokenizer.config.codebook_size
         batches = -(-wanted // (self.config.batch_size * self.config.clip_frames))
         latents = paddle.concat([self.tokenizer.latents(self._draw()) for _ in range(batches)])
