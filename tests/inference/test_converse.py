@@ -11,7 +11,8 @@ from ernie5.errors import UserError
 from ernie5.inference import converse as module
 from ernie5.inference.converse import Canvas, converse
 from ernie5.inference.generate import generate_ids
-from ernie5.inference.speak import Sound, speak
+from ernie5.inference.prompt import read_prompts
+from ernie5.inference.speak import Sound, Speaking, speak
 from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
 from tests.audio_models import FRAME, RATE, audio_coder, audio_model
@@ -142,6 +143,17 @@ def test_text_behind_a_sound_has_read_it_and_not_the_unconditional_branch(talker
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     for one, other in zip(plain, guided, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+
+
+def test_mark_of_the_end_is_read_behind_a_sound(talker, all_coders, say):
+    seen = say([BOA, TEXT.eos_id])
+    config = dataclasses.replace(CONFIG, audio=AudioSamplingConfig(temperature=0.0, guidance=1.0, max_seconds=0.8))
+    list(converse(talker, TEXT, [Text("Draw")], config, coders=all_coders))
+    decoding, _ = read_prompts(talker, TEXT, [[Text("Draw")]], None, all_coders)
+    speaking = Speaking(decoding, config.audio, np.random.default_rng(0))
+    list(speaking.frames(BOA))
+    hidden = decoding.read_words(np.array([TEXT.special_ids["<eoa>"]]))
+    np.testing.assert_allclose(seen[1], hidden.numpy(), atol=1e-4, rtol=0)
 
 
 def test_without_a_codec_the_mark_of_a_sound_is_a_word(talker, say):
