@@ -1,6 +1,6 @@
 # `make` lists what there is. The environment lives in .venv and comes from PyPI alone; a second call finds it ready.
-# PYTHON names another interpreter; ARGS goes to the program: make train ARGS="-o train.max_steps=20"; VISION_ARGS to the
-# training of the vision tokenizer.
+# PYTHON names another interpreter; ARGS goes to the program: make train ARGS="-o train.max_steps=20"; VISION_ARGS,
+# AUDIO_ARGS and JUDGE_ARGS to the training of the tokenizers and the judge of speech; RANKS is the number of processes that train.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train train-text test test-all test-paddlenlp lint format clean
@@ -12,8 +12,13 @@ METADATA := setup.py pyproject.toml
 PIP_INSTALL := -m pip --disable-pip-version-check --no-input install -qq
 ARGS ?=
 VISION_ARGS ?=
+AUDIO_ARGS ?=
+JUDGE_ARGS ?=
+RANKS ?= 2
 WORLD := data/digits
 VISION := runs/vision_tokenizer
+AUDIO := runs/audio_tokenizer
+SPEAKER := runs/speaker_encoder
 # A second `make train` goes on with the run that is there, and one that was changed by ARGS is not judged.
 GO_ON = $(if $(ARGS),,$(if $(wildcard runs/digits/checkpoints/step_*),--resume auto))
 
@@ -27,18 +32,31 @@ help: ## list the targets
 
 setup: $(VENV)/.dev ## make .venv with everything that training and the tests need
 
-train: $(VISION)/config.json ## set up, then make the digit world and train on it (about 20 minutes on two cores)
+train: runs/.tokenizers ## set up, then make the digit world and train on it (about 20 minutes on two cores)
 	@echo "[5/5] training: configs/run/digits.yaml $(ARGS)"
-	@$(VENV)/bin/python tools/train.py -c configs/run/digits.yaml $(ARGS) $(GO_ON)
+	@$(VENV)/bin/python tools/train.py -c configs/run/digits.yaml --nproc_per_node $(RANKS) $(ARGS) $(GO_ON)
 	@$(if $(ARGS),,$(VENV)/bin/python tools/evaluate.py runs/digits/model --world $(WORLD) --run runs/digits)
 
 $(WORLD)/world.json: | $(VENV)/.train
 	@echo "[3/5] making the digit world in $(WORLD)"
 	@$(VENV)/bin/python tools/make_digits.py --output $(WORLD)
 
-$(VISION)/config.json: | $(WORLD)/world.json
-	@echo "[4/5] training the vision tokenizer: configs/tokenizer/digits.yaml"
-	@$(VENV)/bin/python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml -o output_dir=$(VISION) $(VISION_ARGS)
+# Tokenizers and judge know nothing of each other: those of sound learn beside the others and print into a log. They are
+# a process group (set -m), so that all of it ends where the rest fails or is stopped.
+runs/.tokenizers: SHELL := /bin/bash
+runs/.tokenizers: | $(WORLD)/world.json
+	@echo "[4/5] training the tokenizers: configs/tokenizer/digits*.yaml (those of sound into runs/audio.log)"
+	@mkdir -p runs; set -m; ( \
+	        $(VENV)/bin/python tools/tokenizer.py train audio -c configs/tokenizer/digits_audio.yaml \
+	            -o output_dir=$(AUDIO) $(AUDIO_ARGS) \
+	        && $(VENV)/bin/python tools/tokenizer.py train speaker -c configs/tokenizer/digits_speaker.yaml \
+	            -o output_dir=$(SPEAKER) \
+	    ) > runs/audio.log 2>&1 & sounds=$$!; set +m; trap 'kill -- -$$sounds 2>/dev/null' EXIT; \
+	    $(VENV)/bin/python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml \
+	        -o output_dir=$(VISION) $(VISION_ARGS) \
+	    && $(VENV)/bin/python tools/speech_judge.py --world $(WORLD) $(JUDGE_ARGS) \
+	    && { wait $$sounds || { tail -n 5 runs/audio.log >&2; exit 2; }; } \
+	    && touch $@
 
 train-text: $(VENV)/.train ## set up, then train on real text alone (about ten minutes on two cores)
 	@echo "[3/3] training: configs/run/pydoc.yaml $(ARGS)"

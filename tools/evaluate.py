@@ -1,4 +1,6 @@
-"""Scores a model folder on the digit world: what it reads, counts, draws and animates, judged without the model.
+"""Scores a model folder on the digit world: what it reads, hears, counts, draws, animates and says.
+
+What it makes is judged without the model. The judge of speech (tools/speech_judge.py) is trained where it is missing.
 
 python tools/evaluate.py runs/digits/model --world data/digits
 python tools/evaluate.py runs/digits/model --world data/digits --num 40 --json scores.json --sheets runs/digits/drawn
@@ -9,15 +11,21 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ernie5.errors import UserError, exit_cleanly
 
 if TYPE_CHECKING:  # imported where it is used, so that --help answers at once
-    from ernie5.analysis.digit_world import Answer, Draw, Drawing, Size
+    from collections.abc import Callable
+
+    from ernie5.analysis.digit_world import Answer, Case, Draw, Drawing, Size
+    from ernie5.analysis.spoken_digits import SpeechJudge
+    from ernie5.analysis.utterances import Say, Utterance
 
 SHEET_ROWS, SHEET_COLUMNS = 10, 12
 ANSWER_TOKENS = 8  # every right answer is shorter
+LONGEST_SPEECH = 4.0  # seconds; what is asked for is shorter
+SHOWN_UTTERANCES = 4  # of a task, in the report
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,10 +44,20 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("START", "END"),
         help="guidance at the first and at the last scale (default 2 2)",
     )
+    parser.add_argument(
+        "--code-temperature", type=float, default=0.7, metavar="T", help="of speaking (default %(default)s)"
+    )
+    parser.add_argument("--code-top-p", type=float, default=1.0, metavar="P", help="of speaking (default %(default)s)")
+    parser.add_argument(
+        "--code-guidance", type=float, default=1.5, metavar="G", help="guidance of speaking (default %(default)s)"
+    )
+    parser.add_argument(
+        "--judge", type=Path, metavar="DIR", help="folder of the judge of speech (default: speech_judge in the world)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as many as cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
-    parser.add_argument("--sheets", type=Path, metavar="DIR", help="also write what was drawn there, PNG and GIF")
+    parser.add_argument("--sheets", type=Path, metavar="DIR", help="also write what was made there: PNG, GIF, WAV")
     parser.add_argument("--run", type=Path, metavar="DIR", help="also show all of it in the report of this run folder")
     return parser.parse_args()
 
@@ -52,29 +70,33 @@ def main() -> None:
 
     from ernie5.analysis import digit_world
     from ernie5.analysis.digits import Judge
+    from ernie5.analysis.utterances import digit_error_rate, score_utterances
 
     cases = digit_world.load_cases(arguments.world, arguments.split, arguments.num)
-    answer, draw, sizes = open_model(arguments)
-    asked = len(cases)
-    cases = [case for case in cases if case.size is None or (case.size.height, case.size.width) in sizes]
+    model, asked = open_model(arguments), len(cases)
+    cases = [case for case in cases if model.takes(case)]
     if len(cases) < asked:
-        print(f"left out: {asked - len(cases)} samples of a size that the model does not draw")
+        print(f"left out: {asked - len(cases)} samples of a modality or a size that the model does not have")
     judge = Judge.train()
     with tqdm(total=len(cases), unit=" samples", desc="scoring", leave=False) as bar:
-        scores = digit_world.score_answers(cases, answer, arguments.seed, bar.update)
-        drawings = digit_world.draw_cases(cases, draw, judge, arguments.seed, bar.update)
-    scores |= digit_world.score_drawings(drawings)
+        scores = digit_world.score_answers(cases, model.answer, arguments.seed, bar.update)
+        drawings = digit_world.draw_cases(cases, model.draw, judge, arguments.seed, bar.update)
+        utterances = hear(arguments, cases, model.say, bar.update)
+    scores |= digit_world.score_drawings(drawings) | score_utterances(utterances)
     variety = digit_world.measure_variety(drawings, judge)
+    errors = digit_error_rate(utterances) if utterances else None
     print(digit_world.table(scores, variety))
+    if errors is not None:
+        print(f"{'digit errors of speech':<30}{errors:>8.1%}{len(utterances):>8}")
     if arguments.json:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-        record = {"settings": settings, **digit_world.as_record(scores, variety)}
+        record = {"settings": settings, **digit_world.as_record(scores, variety), "digit_errors_of_speech": errors}
         arguments.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
     if arguments.sheets:
-        for path in write_sheets(arguments.sheets, drawings):
+        for path in (*write_sheets(arguments.sheets, drawings), *write_sounds(arguments.sheets, utterances)):
             print(path)
     if arguments.run:
-        show_in_report(arguments.run, digit_world.as_page(scores, variety), drawings)
+        show_in_report(arguments.run, digit_world.as_page(scores, variety), drawings, utterances)
 
 
 def check_numbers(arguments: argparse.Namespace) -> None:
@@ -84,6 +106,10 @@ def check_numbers(arguments: argparse.Namespace) -> None:
         raise UserError("--seed and --threads must be 0 or more")
     if not 0 <= arguments.temperature < math.inf or not 0 < arguments.top_p <= 1:
         raise UserError("--temperature must be a number from 0 on, --top-p above 0 and at most 1")
+    if not 0 <= arguments.code_temperature < math.inf or not 0 < arguments.code_top_p <= 1:
+        raise UserError("--code-temperature must be a number from 0 on, --code-top-p above 0 and at most 1")
+    if not 0 <= arguments.code_guidance < math.inf:
+        raise UserError("--code-guidance must be a number from 0 on")
     if not all(0 <= guidance < math.inf for guidance in arguments.guidance):
         raise UserError("--guidance must be two numbers from 0 on")
 
@@ -101,53 +127,110 @@ def check_outputs(arguments: argparse.Namespace) -> None:
                 raise UserError(f"{folder}: cannot be written to: correct its permissions or name another")
 
 
-def show_in_report(run_dir: Path, page: dict, drawings: list["Drawing"]) -> None:
+def show_in_report(run_dir: Path, page: dict, drawings: list["Drawing"], utterances: list["Utterance"]) -> None:
     """Scores and sheets in the run folder, and its report.html written anew."""
     from ernie5.train.report import write_report
     from ernie5.train.report_samples import SCORES_FILE
 
-    sheets = write_sheets(run_dir / "judged", drawings)
-    pictures = {path.stem.replace("_", " "): str(path.relative_to(run_dir)) for path in sheets}
+    folder = run_dir / "judged"
+    files = [*write_sheets(folder, drawings), *write_sounds(folder, utterances)]
+    pictures = {path.stem.replace("_", " "): str(path.relative_to(run_dir)) for path in files}
     text = json.dumps(page | {"pictures": pictures}, indent=1)
     (run_dir / SCORES_FILE).write_text(text, encoding="utf-8")
     print(write_report(run_dir))
 
 
-def open_model(arguments: argparse.Namespace) -> tuple["Answer", "Draw", set[tuple[int, int]]]:
-    """The model as functions that answer and draw, and the sizes (height, width) it draws."""
+class Contestant(NamedTuple):
+    """A model as functions, and what it has."""
+
+    answer: "Answer"
+    draw: "Draw"
+    say: "Say"
+    sees: bool
+    hears: bool
+    sizes: set[tuple[int, int]]  # height and width of what it draws
+
+    def takes(self, case: "Case") -> bool:
+        from ernie5.data.sample import Audio, Text
+
+        media = [segment for segment in case.prompt if not isinstance(segment, Text)]
+        needs_ears = bool(case.says) or any(isinstance(segment, Audio) for segment in media)
+        needs_eyes = case.size is not None or any(not isinstance(segment, Audio) for segment in media)
+        if (needs_ears and not self.hears) or (needs_eyes and not self.sees):
+            return False
+        return case.size is None or (case.size.height, case.size.width) in self.sizes
+
+
+def hear(
+    arguments: argparse.Namespace, cases: list["Case"], say: "Say", progress: "Callable[[int], object]"
+) -> list["Utterance"]:
+    """What the model says, judged; nothing where no case asks for speech."""
+    from ernie5.analysis.utterances import say_cases
+
+    if not any(case.says for case in cases):
+        return []
+    return say_cases(cases, say, open_judge(arguments), arguments.seed, progress)
+
+
+def open_judge(arguments: argparse.Namespace) -> "SpeechJudge":
+    """The judge of speech, trained and kept where it is missing."""
+    from ernie5.analysis.spoken_digits import SpeechJudge
+    from ernie5.analysis.utterances import judge_world
+
+    folder = arguments.judge or arguments.world / "speech_judge"
+    if not folder.exists():
+        SpeechJudge.train(judge_world(arguments.world)).save(folder)
+    return SpeechJudge.load(folder)
+
+
+def open_model(arguments: argparse.Namespace) -> Contestant:
     from ernie5.ops.runtime import start_paddle
 
     start_paddle(arguments.threads)
-    from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
+    from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
     from ernie5.data.sample import Segment
-    from ernie5.inference.coders import load_coders, require_vision
+    from ernie5.inference.coders import load_coders, require_audio, require_vision
     from ernie5.inference.draw import draw
     from ernie5.inference.prompt import answer
+    from ernie5.inference.speak import speak
     from ernie5.model.folder import from_pretrained
     from ernie5.tokenizers.text import TextTokenizer
 
     model = from_pretrained(arguments.model)
-    if model.config.vision is None:
-        raise UserError(f"{arguments.model} is a model of text alone: give one with vision")
     model.eval()
     tokenizer = TextTokenizer.from_pretrained(arguments.model)
     coders = load_coders(arguments.model, model.config)
-    require_vision(coders, model)
-    resolutions = {(r.height, r.width): r for r in model.config.vision.resolutions}
+    resolutions = {}
+    if model.config.vision is not None:
+        require_vision(coders, model)
+        resolutions = {(r.height, r.width): r for r in model.config.vision.resolutions}
+    if model.config.audio is not None:
+        require_audio(coders, model)
     greedy = GenerationConfig(max_new_tokens=ANSWER_TOKENS, temperature=0.0)
     start, end = arguments.guidance
     sampling = VisualSamplingConfig(
         temperature=arguments.temperature, top_p=arguments.top_p, guidance_start=start, guidance_end=end
     )
 
+    speech = AudioSamplingConfig(
+        temperature=arguments.code_temperature,
+        top_p=arguments.code_top_p,
+        guidance=arguments.code_guidance,
+        max_seconds=LONGEST_SPEECH,
+    )
+
     def answer_prompts(prompts: list[list[Segment]], seed: int) -> list[str]:
-        return answer(model, tokenizer, prompts, greedy, seed)
+        return answer(model, tokenizer, prompts, greedy, seed, coders=coders)
 
     def draw_prompts(prompts: list[list[Segment]], size: "Size", seed: int) -> list:
         resolution = resolutions[size.height, size.width]
         return draw(model, tokenizer, coders, prompts, resolution, size.num_frames, sampling, seed)
 
-    return answer_prompts, draw_prompts, set(resolutions)
+    def say_prompts(prompts: list[list[Segment]], seed: int) -> list:
+        return speak(model, tokenizer, coders, prompts, speech, seed)
+
+    sees, hears = (tower is not None for tower in (model.config.vision, model.config.audio))
+    return Contestant(answer_prompts, draw_prompts, say_prompts, sees, hears, set(resolutions))
 
 
 def write_sheets(folder: Path, drawings: list["Drawing"]) -> list[Path]:
@@ -166,6 +249,25 @@ def write_sheets(folder: Path, drawings: list["Drawing"]) -> list[Path]:
         right = [all(drawing.right.values()) for drawing in chosen]
         write_contact_sheet(path, [drawing.frames for drawing in chosen], right, SHEET_COLUMNS, FPS)
         paths.append(path)
+    return paths
+
+
+def write_sounds(folder: Path, utterances: list["Utterance"]) -> list[Path]:
+    """A few utterances of each task, whose names tell what was asked for, and what was heard if that is not it."""
+    from ernie5.analysis.spoken_digits import SAMPLE_RATE
+    from ernie5.data.sounds import write_sound
+
+    folder.mkdir(parents=True, exist_ok=True)
+    by_task: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        by_task.setdefault(utterance.case.task, []).append(utterance)
+    paths = []
+    for task, said in by_task.items():
+        for number, utterance in enumerate(said[:: max(1, len(said) // SHOWN_UTTERANCES)][:SHOWN_UTTERANCES], 1):
+            heard = "" if utterance.is_right else f"_heard_as_{utterance.heard or 'nothing'}"
+            path = folder / f"{task}_{number}_{utterance.case.says}{heard}.wav"
+            write_sound(path, utterance.samples, SAMPLE_RATE)
+            paths.append(path)
     return paths
 
 

@@ -18,7 +18,7 @@ from ernie5.data.digits.render import CELL
 from ernie5.data.digits.tasks import TASKS
 from ernie5.data.digits.world import read_about
 from ernie5.data.manifest import parse_line
-from ernie5.data.sample import Segment
+from ernie5.data.sample import Audio, Image, Segment, Video
 from ernie5.errors import UserError
 
 Answer = Callable[[list[list[Segment]], int], list[str]]  # prompts, seed -> texts
@@ -45,10 +45,17 @@ class Case(NamedTuple):
     task: str
     language: str
     digits: tuple[int, ...]
-    answer: str  # or none: something is drawn
+    answer: str  # or none: something is drawn or said
+    says: str  # the digits that are to be said, "47"
     size: Size | None  # of what is drawn
     direction: str
     speed: str
+    voice: str  # of what is heard or said: espeak or recorded; empty without sound
+
+    @property
+    def name(self) -> str:
+        """The task, told apart by voices that are synthesized and recorded."""
+        return f"{self.task}, recorded" if self.voice == "recorded" else self.task
 
 
 @dataclass
@@ -78,10 +85,7 @@ class Drawing(NamedTuple):
 
 
 def load_cases(world: Path, split: str = "test", per_task: int = 0) -> list[Case]:
-    """The first `per_task` samples of each task of a split (0: all). Raises UserError if `world` is no digit world.
-
-    Samples in which something is heard or said are left out.
-    """
+    """The first `per_task` samples of each task of a split (0: all). Raises UserError if `world` is no digit world."""
     about = read_about(world)
     if about is None:
         raise UserError(f"{world} is no digit world: make one with tools/make_digits.py --output {world}")
@@ -90,12 +94,9 @@ def load_cases(world: Path, split: str = "test", per_task: int = 0) -> list[Case
     try:
         with manifest.open("rb") as lines, facts.open(encoding="utf-8") as truths:
             for number, (line, truth) in enumerate(zip(lines, truths, strict=True), 1):
-                known = json.loads(truth)
-                if "sounds" in known:
-                    continue
-                case = _read_case(line, known, f"{manifest}:{number}", about["config"]["film_frames"])
-                taken[case.task] += 1
-                if not per_task or taken[case.task] <= per_task:
+                case = _read_case(line, json.loads(truth), f"{manifest}:{number}", about["config"]["film_frames"])
+                taken[case.name] += 1
+                if not per_task or taken[case.name] <= per_task:
                     cases.append(case)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{world} is damaged ({error}): make it again with tools/make_digits.py") from None
@@ -104,27 +105,31 @@ def load_cases(world: Path, split: str = "test", per_task: int = 0) -> list[Case
 
 def _read_case(line: bytes, facts: dict, origin: str, film_frames: int) -> Case:
     sample = parse_line(line, origin, str(Path(origin).parent))
-    answer, layout = facts.get("answer", ""), facts.get("layout", "")
+    answer, layout, last = facts.get("answer", ""), facts.get("layout", ""), sample.segments[-1]
+    digits = tuple(facts.get("digits", ()))
+    is_drawn = isinstance(last, Image | Video)
     return Case(
-        prompt=list(sample.segments[:-1]),  # the last one is what is answered or drawn
+        prompt=list(sample.segments[:-1]),  # the last one is what is answered, drawn or said
         task=facts["task"],
         language=facts["language"],
-        digits=tuple(facts.get("digits", ())),
+        digits=digits,
         answer=answer,
-        size=None if answer else Size(*LAYOUTS[layout], film_frames if layout == "film" else 1),
+        says="".join(map(str, digits)) if isinstance(last, Audio) else "",
+        size=Size(*LAYOUTS[layout], film_frames if layout == "film" else 1) if is_drawn else None,
         direction=facts.get("direction", ""),
         speed=facts.get("speed", ""),
+        voice=facts.get("voice", ""),
     )
 
 
 def score_answers(
     cases: Sequence[Case], answer: Answer, seed: int, progress: Callable[[int], object]
 ) -> dict[str, Score]:
-    """By task, how many texts are right. Cases that ask for a drawing are left out."""
+    """By task, how many texts are right. Cases that ask for anything else are left out."""
     scores: dict[str, Score] = defaultdict(Score)
-    for number, batch in enumerate(_batches([case for case in cases if case.size is None])):
+    for number, batch in enumerate(batches([case for case in cases if case.answer])):
         for case, text in zip(batch, answer([case.prompt for case in batch], seed + number), strict=True):
-            scores[case.task].add(case.language, is_right_answer(text, case.answer))
+            scores[case.name].add(case.language, is_right_answer(text, case.answer))
         progress(len(batch))
     return dict(scores)
 
@@ -138,14 +143,14 @@ def is_right_answer(text: str, expected: str) -> bool:
 def draw_cases(
     cases: Sequence[Case], draw: Draw, judge: Judge, seed: int, progress: Callable[[int], object]
 ) -> list[Drawing]:
-    """Draws what is asked for and has it judged. Cases that ask for a text are left out."""
+    """Draws what is asked for and has it judged. Cases that ask for anything else are left out."""
     by_size: dict[Size, list[Case]] = defaultdict(list)
     for case in cases:
         if case.size is not None:
             by_size[case.size].append(case)
     drawings = []
     for size, same_size in by_size.items():
-        for batch in _batches(same_size):
+        for batch in batches(same_size):
             media = np.stack(draw([case.prompt for case in batch], size, seed + len(drawings)))
             drawings += map(Drawing, batch, media, judge_media(judge, batch, media))
             progress(len(batch))
@@ -181,7 +186,7 @@ def score_drawings(drawings: Iterable[Drawing]) -> dict[str, Score]:
     scores: dict[str, Score] = defaultdict(Score)
     for drawing in drawings:
         for aspect, is_right in drawing.right.items():
-            name = drawing.case.task if len(drawing.right) == 1 else f"{drawing.case.task}: {aspect}"
+            name = drawing.case.name if len(drawing.right) == 1 else f"{drawing.case.name}: {aspect}"
             scores[name].add(drawing.case.language, is_right)
     return dict(scores)
 
@@ -222,7 +227,7 @@ def measure_variety(drawings: Sequence[Drawing], judge: Judge) -> Variety | None
 def table(scores: dict[str, Score], variety: Variety | None) -> str:
     """All results as one text table, in the order of the tasks."""
     lines = [f"{'':<30}{'right':>8}{'cases':>8}"]
-    for name in sorted(scores, key=lambda name: list(TASKS).index(name.split(":")[0])):
+    for name in in_order(scores):
         lines.append(f"{name:<30}{scores[name].share:>8.1%}{scores[name].cases:>8}")
     if variety:
         lines.append(f"{'':<30}{'drawn':>8}{'train':>8}{'test':>8}")
@@ -247,9 +252,11 @@ def as_record(scores: dict[str, Score], variety: Variety | None) -> dict:
 
 def as_page(scores: dict[str, Score], variety: Variety | None) -> dict:
     """All results as the report of a run shows them: `header`, `rows` and `note`."""
-    in_order = sorted(scores, key=lambda name: list(TASKS).index(name.split(":")[0]))
-    rows = [[name, f"{scores[name].share:.1%}", f"{scores[name].cases:,}"] for name in in_order]
-    note = "Held-out scans; what is drawn is judged by a classifier and a motion estimator that never saw the model."
+    rows = [[name, f"{scores[name].share:.1%}", f"{scores[name].cases:,}"] for name in in_order(scores)]
+    note = (
+        "Held-out scans and voices. What is drawn is judged by a classifier and a motion estimator, what is said by a "
+        "recogniser of digits; none of them has seen or heard the model, nor the model what they learned from."
+    )
     if variety:
         note += (
             f" Of drawn digits {variety.drawn.closer_to_train:.0%} are nearer to a training scan than to one not "
@@ -261,5 +268,11 @@ def as_page(scores: dict[str, Score], variety: Variety | None) -> dict:
     return {"header": ["task", "right", "cases"], "rows": rows, "note": note}
 
 
-def _batches(cases: list[Case]) -> Iterable[list[Case]]:
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of scores in the order of their tasks, "task: aspect" behind "task"."""
+    return sorted(names, key=lambda name: list(TASKS).index(name.split(":")[0].split(",")[0]))
+
+
+def batches(cases: Sequence[Case]) -> Iterable[Sequence[Case]]:
+    """Of at most BATCH."""
     return (cases[start : start + BATCH] for start in range(0, len(cases), BATCH))

@@ -213,12 +213,27 @@ def judge_clips(
     Of the index English rows of the split "judge" that say digits alone are taken; of the folder of recorded digits
     the judge's share, none of the speaker `held_out`. UserError as `read_sound` and `split_recordings` do.
     """
-    said = [
-        (str(Path(folder) / row["sound"]), as_digits(row["text"]))
-        for row in index
-        if row["split"] == "judge" and row["language"] == "en"
-    ]
+    said = _said(index, folder, "judge")
     if recordings:
         chosen = split_recordings(read_fsdd(recordings), held_out)["judge"]
         said += [(recording.path, str(recording.digit)) for recording in chosen]
-    return [(read_sound(path, SAMPLE_RATE, MAX_SECONDS), digits) for path, digits in said if digits]
+    return [(read_sound(path, SAMPLE_RATE, MAX_SECONDS), digits) for path, digits in said]
+
+
+def held_out_clips(index: Sequence[Mapping[str, str]], folder: Path | str) -> dict[str, list[Clip]]:
+    """English clips of digits alone of the split "test" of a world, by their source: espeak or recorded."""
+    return {
+        source: [(read_sound(path, SAMPLE_RATE, MAX_SECONDS), digits) for path, digits in said]
+        for source in ("espeak", "recorded")
+        if (said := _said([row for row in index if row["source"] == source], folder, "test"))
+    }
+
+
+def _said(index: Sequence[Mapping[str, str]], folder: Path | str, split: str) -> list[tuple[str, str]]:
+    """Paths of English sounds of a split that say digits alone, and the digits."""
+    said = [
+        (str(Path(folder) / row["sound"]), as_digits(row["text"]))
+        for row in index
+        if row["split"] == split and row["language"] == "en"
+    ]
+    return [(path, digits) for path, digits in said if digits]

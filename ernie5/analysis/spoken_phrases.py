@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ernie5.tokenizers.audio.losses import mel_bank
+
 BANDS = 40
 HOP_SECONDS = 0.02  # of a column; its window is twice as long
 MULTIPLE = 8  # of columns, by which the network counts
@@ -59,8 +61,6 @@ def log_mel(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _mel_bank(sample_rate: int, window: int) -> np.ndarray:
     """Triangles over the mel scale, float32 [BANDS, window / 2 + 1]."""
-    from ernie5.tokenizers.audio.losses import mel_bank
-
     return mel_bank(sample_rate, window, BANDS).numpy()
 
 
