@@ -10,6 +10,7 @@ import numpy as np
 
 from ernie5.analysis.digit_world import Case, Score, batches
 from ernie5.analysis.spoken_digits import Clip, SpeechJudge, judge_clips
+from ernie5.data.digits.recordings import read_fsdd
 from ernie5.data.sample import Segment
 from ernie5.errors import UserError
 from ernie5.tokenizers.audio.recogniser import error_rate
@@ -19,9 +20,14 @@ _KEYS = {"sound", "text", "language", "speaker", "split", "source"}
 Say = Callable[[list[list[Segment]], int], list[np.ndarray]]
 
 
-def judge_world(world: Path) -> list[Clip]:
-    """What the judge learns from in a digit world: its own voices and recordings. UserError if there are none."""
-    clips = judge_clips(read_sounds(world), world)
+def judge_world(world: Path, recordings: str = "", held_out: str = "") -> list[Clip]:
+    """What the judge learns from: its own voices and recordings in a digit world, and those of a folder of recordings.
+
+    Of the latter `held_out` is not learned; by default the first by name. UserError if there is nothing to learn.
+    """
+    if recordings and not held_out:
+        held_out = min(recording.speaker for recording in read_fsdd(recordings))
+    clips = judge_clips(read_sounds(world), world, recordings, held_out)
     if not clips:
         raise UserError(f"{world}: has no sound of the judge's: make a world with speech in English")
     return clips
