@@ -81,7 +81,10 @@ def audio_model_has_a_tokenizer(config: Config) -> str | None:
 
 
 def audio_data_is_in_range(config: Config) -> str | None:
-    return prefixed("data.audio", [not_a_share(condition_dropout=config.data.audio.condition_dropout)])
+    audio = config.data.audio
+    speed = outside({"speed_range": audio.speed_range}, lambda value: 0 <= value <= 0.5, "must lie between 0 and 0.5")
+    shares = not_a_share(condition_dropout=audio.condition_dropout)
+    return prefixed("data.audio", [shares, speed, negative(max_delay=audio.max_delay)])
 
 
 def audio_sampling_is_in_range(config: Config) -> str | None:

@@ -253,9 +253,13 @@ class VisionDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioDataConfig:
-    """How sounds are corrupted in training."""
+    """How sounds are corrupted and varied in training."""
 
     condition_dropout: float = 0.1  # probability that a generated sound loses what stands before it (guidance)
+    # All sounds of a sample are played up to this share faster or slower, their pitch with it: other voices.
+    speed_range: float = 0.0
+    # Seconds of silence, at most, before a sound; frames then begin elsewhere, which gives other codes.
+    max_delay: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

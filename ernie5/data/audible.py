@@ -21,8 +21,33 @@ class AudioSettings(NamedTuple):
     data: AudioDataConfig
 
     def uncorrupted(self) -> "AudioSettings":
-        """As evaluation and prompts take sounds: nothing dropped."""
+        """As evaluation and prompts take sounds: nothing dropped, nothing varied."""
         return self._replace(data=AudioDataConfig(condition_dropout=0.0))
+
+
+class Variation(NamedTuple):
+    """How a sound is changed."""
+
+    speed: float = 1.0  # at which it is played, its pitch with it
+    delay: int = 0  # samples of silence before it
+
+
+UNCHANGED = Variation()
+
+
+def draw_variation(settings: AudioSettings, of_sample: np.random.Generator, of_sound: np.random.Generator) -> Variation:
+    """One speed for all sounds of a sample, because they may be of one voice; a delay for each."""
+    most = settings.data.speed_range
+    longest = round(settings.data.max_delay * settings.model.sample_rate)
+    return Variation(1 + of_sample.uniform(-most, most), int(of_sound.integers(longest + 1)))
+
+
+def varied(samples: np.ndarray, variation: Variation) -> np.ndarray:
+    """float32 [samples] -> float32 of another length. Linear interpolation: speech has little near half the rate."""
+    if variation.speed != 1:
+        places = np.arange(max(1, round(len(samples) / variation.speed))) * variation.speed
+        samples = np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    return np.pad(samples, [variation.delay, 0]) if variation.delay else samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,12 +71,12 @@ class EncodedSound:
         return SoundMedium(samples=self.samples, start=start, length=len(self.layout), role=self.role)
 
 
-def encode_sound(segment: Audio, settings: AudioSettings) -> EncodedSound:
+def encode_sound(segment: Audio, settings: AudioSettings, variation: Variation = UNCHANGED) -> EncodedSound:
     """Reads the file. Raises UserError if it cannot be read, is too long, or a voice that the model does not take."""
     model = settings.model
     if segment.role == "speaker" and not model.speaker_dim:
         raise UserError(f"{segment.source}: is a reference clip, but this model takes no voices: leave it out")
-    samples = read_sound(segment.source, model.sample_rate, model.max_seconds)
+    samples = varied(read_sound(segment.source, model.sample_rate, model.max_seconds), variation)
     return EncodedSound(
         sound_layout(1 if segment.role == "speaker" else num_frames(len(samples), model)), samples, segment.role
     )

@@ -2,9 +2,12 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from ernie5.config.schema import AudioDataConfig, DataConfig, ModelConfig, VisionDataConfig
-from ernie5.data.audible import AudioSettings, EncodedSound, encode_sound
+from ernie5.data.audible import AudioSettings, EncodedSound, draw_variation, encode_sound
 from ernie5.data.sample import Audio, Image, Video
+from ernie5.data.shuffle import derive_key
 from ernie5.data.visual import EncodedMedium, VisionSettings, encode_medium
 from ernie5.errors import UserError
 
@@ -40,11 +43,16 @@ class MediaSettings(NamedTuple):
                 "leave such samples out of the data, or take a model that has it"
             )
 
-    def encode(self, segment: Image | Video | Audio, seed: int) -> EncodedMedium | EncodedSound:
-        """Reads the file; what is drawn at random is a function of `seed`. Raises UserError if it cannot be read."""
-        if isinstance(segment, Audio):
-            return encode_sound(segment, self.audio)
-        return encode_medium(segment, self.vision, seed)
+    def encode(self, segment: Image | Video | Audio, number: int, seed: int) -> EncodedMedium | EncodedSound:
+        """Reads the file; what is drawn at random is a function of the sample's `seed` and the segment's `number`.
+
+        Raises UserError if it cannot be read.
+        """
+        own = derive_key(seed, "medium", number)
+        if not isinstance(segment, Audio):
+            return encode_medium(segment, self.vision, own)
+        generators = (np.random.default_rng(key) for key in (derive_key(seed, "voice"), own))
+        return encode_sound(segment, self.audio, draw_variation(self.audio, *generators))
 
     def condition_dropout(self, medium: EncodedMedium | EncodedSound) -> float:
         """Probability that this generated medium loses what stands before it."""

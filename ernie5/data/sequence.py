@@ -141,7 +141,7 @@ class _Encoder:
         ids = self.tokenizer.special_ids
         begin, hold, end = (ids[mark] for mark in _MARKS[type(segment)])
         try:
-            medium = self.media.encode(segment, derive_key(self.seed, "medium", number))
+            medium = self.media.encode(segment, number, self.seed)
         except MissingReader:
             raise
         except UserError as error:

@@ -374,7 +374,7 @@ class Trainer:
 
     def _log(self, stage: StageConfig, report: StepReport) -> None:
         interval, step = self.config.train.log_steps, self.state.step
-        if not interval or (step % interval and step != 1):
+        if not interval or (step % interval and step != 1 and not report.gradients):
             return
         eval_steps = self.config.train.eval_steps
         balance = self.balance.take_window()
