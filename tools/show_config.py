@@ -23,6 +23,10 @@ PARTS = (
     ("dense_mlp", "dense MLPs"),
     ("norms", "norms"),
     ("mtp", "prediction block"),
+    ("vision_cnn", "vision encoder (frozen)"),
+    ("vision_understanding", "vision understanding"),
+    ("vision_generation", "vision generation"),
+    ("audio", "audio"),
 )
 BARE_MODEL_SEQ_LEN = 8192  # of the FLOPs line when there is no stage to take it from: the report's first stage
 
@@ -64,8 +68,8 @@ def table(model: ModelConfig, count: ParameterCount, seq_len: int) -> list[str]:
             lines.append(f"{label:<26}{size:>22,}{size / count.total:>9.2%}")
     rows = (
         ("total", count.total),
-        ("without prediction block", count.backbone),
-        ("  and without embeddings", count.backbone_excluding_embeddings),
+        ("backbone", count.backbone),
+        ("  without embeddings", count.backbone_excluding_embeddings),
         ("active per token", count.active),
         ("  without embeddings", count.active_excluding_embeddings),
     )

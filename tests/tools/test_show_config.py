@@ -28,7 +28,7 @@ def test_a_bare_model_is_shown_with_its_parameters():
     result = show("-c", "configs/model/full_2p4t.yaml")
     assert result.returncode == 0, message(result)
     assert result.stdout.startswith("model:\n  name: full_2p4t\n")
-    assert "2,448,040,271,872" in row(result.stdout, "without prediction block")
+    assert "2,448,040,271,872" in row(result.stdout, "backbone")
     assert "62,680,875,008" in row(result.stdout, "active per token")
     assert "2.56%" in row(result.stdout, "active share")
 
