@@ -258,7 +258,7 @@ class AudioDataConfig:
     condition_dropout: float = 0.1  # probability that a generated sound loses what stands before it (guidance)
     # All sounds of a sample are played up to this share faster or slower, their pitch with it: other voices.
     speed_range: float = 0.0
-    # Seconds of silence, at most, before a sound; frames then begin elsewhere, which gives other codes.
+    # Seconds of silence, at most, before a sound that is heard; its frames then begin elsewhere and have other codes.
     max_delay: float = 0.0
 
 

@@ -52,7 +52,10 @@ class MediaSettings(NamedTuple):
         if not isinstance(segment, Audio):
             return encode_medium(segment, self.vision, own)
         generators = (np.random.default_rng(key) for key in (derive_key(seed, "voice"), own))
-        return encode_sound(segment, self.audio, draw_variation(self.audio, *generators))
+        variation = draw_variation(self.audio, *generators)
+        if segment.role == "generate":  # when it begins is not to be learned
+            variation = variation._replace(delay=0)
+        return encode_sound(segment, self.audio, variation)
 
     def condition_dropout(self, medium: EncodedMedium | EncodedSound) -> float:
         """Probability that this generated medium loses what stands before it."""
