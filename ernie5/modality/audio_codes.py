@@ -12,6 +12,7 @@ from ernie5.modality.unified import SoundMedium
 from ernie5.tokenizers.audio.speaker import SpeakerEncoder
 from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 
+ENCODED_TOGETHER = 8  # sounds
 KEPT_FRAMES = 200_000  # of codes that a coder remembers, at a few bytes a code; the same clips come again every epoch
 
 
@@ -86,11 +87,18 @@ class AudioCoder:
         return Voices(paddle.to_tensor(vectors), np.array([_start(medium, seq_len) for medium in voices]))
 
     def _encode(self, sounds: Sequence[np.ndarray]) -> list[np.ndarray]:
-        longest = max(map(len, sounds))
-        padded = np.stack([np.pad(sound, [0, longest - len(sound)]) for sound in sounds])
-        codes = self.tokenizer.encode(paddle.to_tensor(padded)).numpy()
+        """A few of like length together, so that little is padded."""
         frame = self.tokenizer.config.frame_size
-        return [rows[: -(-len(sound) // frame)] for rows, sound in zip(codes, sounds, strict=True)]
+        found: list[np.ndarray] = [np.zeros(0)] * len(sounds)
+        order = np.argsort([len(sound) for sound in sounds], kind="stable")
+        for start in range(0, len(order), ENCODED_TOGETHER):
+            group = order[start : start + ENCODED_TOGETHER]
+            longest = len(sounds[group[-1]])
+            padded = np.stack([np.pad(sounds[i], [0, longest - len(sounds[i])]) for i in group])
+            codes = self.tokenizer.encode(paddle.to_tensor(padded)).numpy()
+            for i, rows in zip(group, codes, strict=True):
+                found[i] = rows[: -(-len(sounds[i]) // frame)]
+        return found
 
     def _remembered(self, sounds: Sequence[np.ndarray], of_voices: bool, compute) -> list[np.ndarray]:
         """What `compute` makes of each sound, computed once for equal sounds."""

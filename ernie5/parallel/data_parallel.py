@@ -5,8 +5,10 @@ weights are functions of the seed; so nothing but sums is exchanged. Sums of two
 """
 
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import paddle
@@ -18,6 +20,9 @@ from ernie5.modality.unified import UnifiedSequence
 
 BUCKET = 16 * 2**20  # elements that are summed at once: what is copied together stays small
 LONGEST_WAIT = 24 * 3600  # seconds that the others wait for the work of the first process
+
+
+T = TypeVar("T")
 
 
 class Ranks:
@@ -43,6 +48,16 @@ class Ranks:
             )
         start, end = (count * rank // self.size for rank in (self.rank, self.rank + 1))
         return rows.part(start, end)
+
+    def from_first(self, value: T | None) -> T:
+        """What the first process gives, on all; the others give None. They trust each other: it is pickled."""
+        if self.size == 1:
+            return value
+        data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8) if self.is_first else None
+        length = int(self.summed(np.array([len(data) if self.is_first else 0]))[0])
+        tensor = paddle.to_tensor(data) if self.is_first else paddle.zeros([length], "uint8")
+        _collective(lambda: dist.broadcast(tensor, 0))
+        return value if self.is_first else pickle.loads(tensor.numpy().tobytes())
 
     def summed(self, values: np.ndarray) -> np.ndarray:
         """The sum over processes, of numbers of the same shape and type (float64 or int64) on each."""
@@ -95,8 +110,12 @@ ALONE = Ranks()
 
 
 def _all_reduce(tensor: paddle.Tensor) -> None:
+    _collective(lambda: dist.all_reduce(tensor))
+
+
+def _collective(operation: Callable[[], object]) -> None:
     try:
-        dist.all_reduce(tensor)
+        operation()
     except (RuntimeError, OSError) as error:
         cause = str(error).strip().splitlines()[-1]
         raise Fault(f"another process of this run does not answer ({cause}): look at its log, then resume") from None

@@ -82,6 +82,12 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -
     if vision is not None and checkpoint is None:
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
     optimizer = build_optimizer(model, config.optimizer)
+    if not ranks.is_first:
+        services = Services(metrics=None, save=None, show_samples=None, validation=None)  # the first process's
+        trainer = Trainer(config, model, optimizer, None, services, vision, audio_coder, ranks)
+        if checkpoint is not None:
+            _restore(trainer, checkpoint, audio)
+        return trainer.fit()
     validation_set = _Validation(validation, tokenizer, config)
     # What is wrong with them shows now, not after hours.
     validation_set(config.stages[0].max_seq_len, False)
@@ -96,13 +102,6 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -
         bpe_dropout=config.tokenizer.bpe_dropout,
         media=MediaSettings.of(config.model, config.data),
     )
-    if not ranks.is_first:
-        services = Services(metrics=None, save=None, show_samples=None, validation=None)  # the first process's
-        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder, ranks)
-        with loader:
-            if checkpoint is not None:
-                _restore(trainer, checkpoint, audio)
-            return trainer.fit()
     with closing(MetricsLog(run_dir, config.train.visualdl)) as metrics, loader:
 
         def save(state: TrainState, loader_state: dict, score: float | None) -> None:

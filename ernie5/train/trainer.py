@@ -18,6 +18,7 @@ from ernie5.elastic.sampler import draw_subnet
 from ernie5.errors import Fault, UserError
 from ernie5.modality.audio_codes import AudioCoder
 from ernie5.modality.batch import Batch, Coders, make_batch
+from ernie5.modality.unified import UnifiedSequence
 from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.parallel.data_parallel import ALONE, Ranks
@@ -121,7 +122,7 @@ class Trainer:
         config: Config,
         model: Ernie5ForCausalLM,
         optimizer: paddle.optimizer.Optimizer,
-        loader: Loader,
+        loader: Loader | None,  # of the first process
         services: Services,
         vision: VisionTokenizers | None = None,
         audio: AudioCoder | None = None,
@@ -132,14 +133,17 @@ class Trainer:
         self.services = services
         self.balance = ExpertBalance(model)
         self.state = TrainState()
-        self.loader_state = loader.state_dict()  # as of self.state: a step that fails has not consumed its rows
+        self.loader_state = (
+            loader.state_dict() if loader is not None else {}
+        )  # as of self.state: a step that fails has not consumed its rows
         self.saved_step = -1
         self.stop_signal: int | None = None
 
     def restore(self, state: TrainState, loader_state: dict) -> None:
         """Goes on from a checkpoint; model and optimizer are restored by the caller."""
         self.state, self.loader_state, self.saved_step = state, loader_state, state.step
-        self.loader.load_state_dict(loader_state)
+        if self.loader is not None:
+            self.loader.load_state_dict(loader_state)
 
     def fit(self) -> bool:
         """Trains to the end of the last stage. False: a signal stopped it before, and all of it is saved.
@@ -148,6 +152,7 @@ class Trainer:
         """
         previous = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
+            self.ranks.on_first(lambda: None)  # however long it took to get here
             while self.state.stage_id < len(self.config.stages) and not self._must_stop():
                 self._run_stage(self.config.stages[self.state.stage_id])
                 if not self._must_stop():
@@ -176,7 +181,8 @@ class Trainer:
         return self.stop_signal is not None or bool(max_steps and self.state.step >= max_steps)
 
     def _run_stage(self, stage: StageConfig) -> None:
-        self.loader.max_seq_len = stage.max_seq_len
+        if self.loader is not None:
+            self.loader.max_seq_len = stage.max_seq_len
         if self.state.stage_step == 0:
             self._write("event", text=f"stage {stage.name} begins")
         left = steps_left(stage, self.state.stage_tokens)
@@ -199,7 +205,7 @@ class Trainer:
     def _step(self, stage: StageConfig) -> StepReport:
         """One optimizer step: draw a sub-network, accumulate its gradients over the batch, update, rebalance."""
         start = time.perf_counter()
-        rows = self.loader.next_rows(batch_rows(stage, self.state.stage_tokens))
+        rows = self._next_rows(batch_rows(stage, self.state.stage_tokens))
         own = self.ranks.share(rows)
         subnet = draw_subnet(self.config.model, stage.elastic, self.config.train.seed, self.state.step)
         bits = vision_bits(stage, self.state.stage_step, self.vision.most_bits) if self.vision else 0
@@ -223,7 +229,7 @@ class Trainer:
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
         averages = averaged(self.state.loss_averages, asdict(losses), stage.balance.decay)
         self.state = self.state.advance(tokens, seconds, bits, averages)
-        self.loader_state = self.loader.state_dict()
+        self.loader_state = self.loader.state_dict() if self.loader is not None else {}
         return StepReport(
             loss=loss,
             losses=losses,
@@ -235,6 +241,10 @@ class Trainer:
             seconds=seconds,
             subnet=subnet,
         )
+
+    def _next_rows(self, num_rows: int) -> UnifiedSequence:
+        """One process reads, for all: the work of encoding is done once."""
+        return self.ranks.from_first(self.loader.next_rows(num_rows) if self.loader is not None else None)
 
     def _coders(self, stage: StageConfig, bits: int) -> Coders:
         vision = self.vision.coder(bits, stage.vision.scale_weight_power) if self.vision else None
