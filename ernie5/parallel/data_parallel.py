@@ -4,6 +4,8 @@ On one process all of this does nothing. The processes agree in everything else,
 weights are functions of the seed; so nothing but sums is exchanged. Sums of two are the same on both to the last bit.
 """
 
+import contextlib
+import io
 import os
 import pickle
 import socket
@@ -17,6 +19,7 @@ from paddle.base import core
 
 from ernie5.errors import Fault, UserError
 from ernie5.modality.unified import UnifiedSequence
+from ernie5.parallel.processes import meet
 
 BUCKET = 16 * 2**20  # elements that are summed at once: what is copied together stays small
 LONGEST_WAIT = 24 * 3600  # seconds that the others wait for the work of the first process
@@ -93,7 +96,7 @@ class Ranks:
             work()
             self._store.set(key, "1")
         else:
-            self._store.wait(key)
+            _collective(lambda: self._store.wait(key))
         self.summed(np.zeros(1))  # the first one hosts the store: it must not end before the others have read
 
     def _open_store(self) -> core.TCPStore:
@@ -142,5 +145,7 @@ def join() -> Ranks:
     """Joins the processes that Paddle's launcher, or `tools/train.py --nproc_per_node`, has started; or is alone."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
         return ALONE
-    dist.init_parallel_env()
+    meet()
+    with contextlib.redirect_stderr(io.StringIO()):  # Paddle lists the flags that are set
+        dist.init_parallel_env()
     return Ranks(dist.get_rank(), dist.get_world_size())

@@ -11,7 +11,7 @@ import paddle
 from ernie5.layers.router import Router
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
-from ernie5.parallel.data_parallel import ALONE, Ranks
+from ernie5.parallel.data_parallel import Ranks
 
 
 class LoadMetrics(NamedTuple):
@@ -36,15 +36,15 @@ class ExpertBalance:
         for layer_id, load in tokens_per_expert.items():
             self.loads[layer_id] = self.loads.get(layer_id, 0) + load.numpy()
 
-    def update(self, subnet: Subnet, speed: float, ranks: Ranks = ALONE) -> LoadMetrics:
-        """bias += speed * sign(mean load - load), for the layers and the experts that this step's subnet kept.
-
-        The load is that of all processes.
-        """
+    def sum_over(self, ranks: Ranks) -> None:
+        """Makes the load of the step that of all processes, each of which ran the same layers."""
         layer_ids = sorted(self.loads)
         if layer_ids:
             total = ranks.summed(np.stack([self.loads[layer_id] for layer_id in layer_ids]))
             self.loads = dict(zip(layer_ids, total, strict=True))
+
+    def update(self, subnet: Subnet, speed: float) -> LoadMetrics:
+        """bias += speed * sign(mean load - load), for the layers and the experts that this step's subnet kept."""
         kept = subnet.experts_kept()
         metrics = LoadMetrics([], [], [])
         for layer_id, load in sorted(self.loads.items()):

@@ -45,6 +45,7 @@ from ernie5.train.optimizer_state import export_optimizer, import_optimizer
 from ernie5.train.precision import cast_parameters, set_device
 from ernie5.train.report import write_report
 from ernie5.train.rng import get_rng_states, set_rng_states
+from ernie5.train.schedule import batch_rows
 from ernie5.train.trainer import Services, Shown, Trainer, TrainState
 from ernie5.train.vision_tokenizers import VisionTokenizers
 
@@ -68,6 +69,7 @@ def run(config: Config, resume: str, show: Show) -> bool:
 
 
 def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -> bool:
+    _check_batches(config, ranks.size)
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
@@ -195,6 +197,18 @@ def build_model(config: Config, precision: str) -> Ernie5ForCausalLM:
     if config.train.recompute == "full":
         recompute_blocks(model)
     return model
+
+
+def _check_batches(config: Config, processes: int) -> None:
+    """UserError for a stage whose smallest batch has fewer rows than there are processes."""
+    for i, stage in enumerate(config.stages):
+        rows = batch_rows(stage, 0)
+        if rows < processes:
+            key = "batch_start_tokens" if stage.batch_start_tokens else "batch_tokens"
+            raise UserError(
+                f"stages.{i}.{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens for {processes} "
+                f"processes: raise it to {processes * stage.max_seq_len} or more, or start fewer processes"
+            )
 
 
 def _open_checkpoint(run_dir: Path, config: Config, resume: str) -> tuple[CheckpointStore, Checkpoint | None]:

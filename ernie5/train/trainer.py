@@ -137,7 +137,8 @@ class Trainer:
             loader.state_dict() if loader is not None else {}
         )  # as of self.state: a step that fails has not consumed its rows
         self.saved_step = -1
-        self.stop_signal: int | None = None
+        self.asked_by: int | None = None  # the signal that came to this process
+        self.stop_signal: int | None = None  # the one that all processes stop by
 
     def restore(self, state: TrainState, loader_state: dict) -> None:
         """Goes on from a checkpoint; model and optimizer are restored by the caller."""
@@ -168,15 +169,17 @@ class Trainer:
         return self.stop_signal is None or self.state.is_finished
 
     def _ask_to_stop(self, number: int, _frame) -> None:
-        if self.stop_signal is not None:  # asked twice: at once
+        if self.asked_by is not None:  # asked twice: at once
             raise KeyboardInterrupt
-        self.stop_signal = number
+        self.asked_by = number
 
     def _must_stop(self) -> bool:
-        """Whether a signal has come, to any process, or the steps are done."""
-        asked = self.ranks.summed(np.array([self.stop_signal is not None], np.int64))[0]
-        if asked and self.stop_signal is None:
-            self.stop_signal = signal.SIGTERM
+        """Whether a signal has come, to any process, or the steps are done: the same on all processes.
+
+        A signal that comes while they ask each other counts the next time, or one would stop alone.
+        """
+        if self.ranks.summed(np.array([self.asked_by is not None], np.int64))[0]:
+            self.stop_signal = self.asked_by or signal.SIGTERM
         max_steps = self.config.train.max_steps
         return self.stop_signal is not None or bool(max_steps and self.state.step >= max_steps)
 
@@ -225,7 +228,7 @@ class Trainer:
         self.optimizer.set_lr(lr)
         self.optimizer.step()
         self.optimizer.clear_grad(set_to_zero=False)
-        self.balance.update(subnet, stage.expert_bias_speed, self.ranks)
+        self.balance.update(subnet, stage.expert_bias_speed)
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
         averages = averaged(self.state.loss_averages, asdict(losses), stage.balance.decay)
         self.state = self.state.advance(tokens, seconds, bits, averages)
@@ -285,6 +288,8 @@ class Trainer:
             for name, term in terms.items():
                 sums[name] += float(term)
             self.balance.collect(losses.tokens_per_expert)
+        # All that is exchanged comes before the first change of a weight: if it fails, what is saved is whole.
+        self.balance.sum_over(self.ranks)
         self.ranks.sum_gradients(self.model.parameters())
         sums = self._summed(sums)
         return StepLosses(**{name: sums[name] / weights[name] if weights[name] else None for name in shares})
