@@ -66,6 +66,9 @@ def main() -> None:
     arguments = parse_arguments()
     check_numbers(arguments)
     check_outputs(arguments)
+    from ernie5.ops.runtime import start_paddle
+
+    start_paddle(arguments.threads)  # before anything imports Paddle
     from tqdm import tqdm
 
     from ernie5.analysis import digit_world
@@ -184,9 +187,6 @@ def open_judge(arguments: argparse.Namespace) -> "SpeechJudge":
 
 
 def open_model(arguments: argparse.Namespace) -> Contestant:
-    from ernie5.ops.runtime import start_paddle
-
-    start_paddle(arguments.threads)
     from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
     from ernie5.data.sample import Segment
     from ernie5.inference.coders import load_coders, require_audio, require_vision
