@@ -45,11 +45,11 @@ def parse_arguments() -> argparse.Namespace:
         help="guidance at the first and at the last scale (default 2 2)",
     )
     parser.add_argument(
-        "--code-temperature", type=float, default=0.7, metavar="T", help="of speaking (default %(default)s)"
+        "--code-temperature", type=float, default=0.5, metavar="T", help="of speaking (default %(default)s)"
     )
-    parser.add_argument("--code-top-p", type=float, default=1.0, metavar="P", help="of speaking (default %(default)s)")
+    parser.add_argument("--code-top-p", type=float, default=0.8, metavar="P", help="of speaking (default %(default)s)")
     parser.add_argument(
-        "--code-guidance", type=float, default=1.5, metavar="G", help="guidance of speaking (default %(default)s)"
+        "--code-guidance", type=float, default=1.0, metavar="G", help="guidance of speaking (default %(default)s)"
     )
     parser.add_argument(
         "--judge", type=Path, metavar="DIR", help="folder of the judge of speech (default: speech_judge in the world)"

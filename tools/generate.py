@@ -108,9 +108,9 @@ def add_speaking_options(speaking: argparse._ArgumentGroup) -> None:
     speaking.add_argument("--speak", action="store_true", help="speak instead of going on in text")
     speaking.add_argument("--max-seconds", type=float, default=10.0, metavar="N",
                           help="of a sound, which is ended there (default %(default)s)")  # fmt: skip
-    speaking.add_argument("--code-guidance", type=float, default=1.5, metavar="G",
+    speaking.add_argument("--code-guidance", type=float, default=1.0, metavar="G",
                           help="how much the prompt counts: 1 as learned (default %(default)s)")  # fmt: skip
-    speaking.add_argument("--code-temperature", type=float, default=0.7,
+    speaking.add_argument("--code-temperature", type=float, default=0.5,
                           help="of the codes of a sound; 0: always the likeliest (default %(default)s)")  # fmt: skip
     speaking.add_argument("--code-top-p", type=float, default=1.0,
                           help="draw from the likeliest codes of this joint probability")  # fmt: skip

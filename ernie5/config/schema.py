@@ -328,10 +328,10 @@ class VisualSamplingConfig:
 class AudioSamplingConfig:
     """How speech is drawn, code by code."""
 
-    temperature: float = 0.7  # 0: always the likeliest code
-    top_p: float = 1.0
+    temperature: float = 0.5  # 0: always the likeliest code
+    top_p: float = 0.8  # the likeliest codes that together have this probability
     top_k: int = 0  # 0: no limit
-    guidance: float = 1.5  # classifier-free guidance; 1: none
+    guidance: float = 1.0  # classifier-free guidance; 1: none
     max_seconds: float = 10.0  # of a sound, which is ended there
 
 
