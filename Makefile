@@ -34,16 +34,19 @@ setup: $(VENV)/.dev ## make .venv with everything that training and the tests ne
 
 train: runs/.tokenizers ## set up, then make the digit world and train on it (about 20 minutes on two cores)
 	@echo "[5/5] training: configs/run/digits.yaml $(ARGS)"
-	@$(VENV)/bin/python tools/train.py -c configs/run/digits.yaml --nproc_per_node $(RANKS) $(ARGS) $(GO_ON)
+	@set -m; $(VENV)/bin/python tools/speech_judge.py --world $(WORLD) $(JUDGE_ARGS) > runs/judge.log 2>&1 & judge=$$!; \
+	    set +m; trap 'kill -- -$$judge 2>/dev/null' EXIT; \
+	    $(VENV)/bin/python tools/train.py -c configs/run/digits.yaml --nproc_per_node $(RANKS) $(ARGS) $(GO_ON) \
+	    && { wait $$judge || { tail -n 5 runs/judge.log >&2; exit 2; }; }
 	@$(if $(ARGS),,$(VENV)/bin/python tools/evaluate.py runs/digits/model --world $(WORLD) --run runs/digits)
 
 $(WORLD)/world.json: | $(VENV)/.train
 	@echo "[3/5] making the digit world in $(WORLD)"
 	@$(VENV)/bin/python tools/make_digits.py --output $(WORLD)
 
-# Tokenizers and judge know nothing of each other: those of sound learn beside the others and print into a log. They are
-# a process group (set -m), so that all of it ends where the rest fails or is stopped.
-runs/.tokenizers: SHELL := /bin/bash
+# The tokenizers know nothing of each other, nor the judge of the model: one learns beside the other and prints into a
+# log. It is a process group (set -m), so that all of it ends where the rest fails or is stopped.
+train runs/.tokenizers: SHELL := /bin/bash
 runs/.tokenizers: | $(WORLD)/world.json
 	@echo "[4/5] training the tokenizers: configs/tokenizer/digits*.yaml (those of sound into runs/audio.log)"
 	@mkdir -p runs; set -m; ( \
@@ -54,7 +57,6 @@ runs/.tokenizers: | $(WORLD)/world.json
 	    ) > runs/audio.log 2>&1 & sounds=$$!; set +m; trap 'kill -- -$$sounds 2>/dev/null' EXIT; \
 	    $(VENV)/bin/python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml \
 	        -o output_dir=$(VISION) $(VISION_ARGS) \
-	    && $(VENV)/bin/python tools/speech_judge.py --world $(WORLD) $(JUDGE_ARGS) \
 	    && { wait $$sounds || { tail -n 5 runs/audio.log >&2; exit 2; }; } \
 	    && touch $@
 

@@ -112,7 +112,7 @@ def add_speaking_options(speaking: argparse._ArgumentGroup) -> None:
                           help="how much the prompt counts: 1 as learned (default %(default)s)")  # fmt: skip
     speaking.add_argument("--code-temperature", type=float, default=0.5,
                           help="of the codes of a sound; 0: always the likeliest (default %(default)s)")  # fmt: skip
-    speaking.add_argument("--code-top-p", type=float, default=1.0,
+    speaking.add_argument("--code-top-p", type=float, default=0.8,
                           help="draw from the likeliest codes of this joint probability")  # fmt: skip
     speaking.add_argument("--code-top-k", type=int, default=0,
                           help="draw from this many likeliest codes; 0: no limit")  # fmt: skip

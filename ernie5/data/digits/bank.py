@@ -2,9 +2,14 @@
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +29,7 @@ SPEEDS = (130, 230)  # words a minute
 PITCHES = (30, 70)  # the speaker's own is 50
 LEVELS = (0.5, 1.0)  # of the loudness that eSpeak NG gives
 SUMS, PAIRS = 20, 10  # phrases of each speaker in each language
+MANY = 500  # sounds that are worth the start of more processes
 MAX_SECONDS = 10.0  # of a recording: a digit is shorter
 _STREAM = 100  # of chance, apart from the tasks', which are numbered by split
 
@@ -90,13 +96,18 @@ def num_sounds(config: SpeechConfig) -> int:
 
 def make_bank(folder: Path, config: SpeechConfig, seed: int, progress: Callable[[int], object]) -> list[Sound]:
     """Writes the sounds and their index into the folder; `progress` is told how many sounds were written."""
-    sounds = []
-    for rendition in _renditions(config, seed):
-        sound = rendition.sound
-        samples = speak(sound.text, sound.language, sound.speaker, SAMPLE_RATE, rendition.speed, rendition.pitch)
-        write_sound(folder / sound.path, rendition.level * samples, SAMPLE_RATE)
-        sounds.append(sound)
-        progress(1)
+    renditions = list(_renditions(config, seed))
+    sounds = [rendition.sound for rendition in renditions]
+    write = partial(_write_rendition, folder)
+    if len(renditions) < MANY:
+        for rendition in renditions:
+            write(rendition)
+            progress(1)
+    else:  # eSpeak NG is loaded anew for each text, which takes most of the time
+        workers = len(os.sched_getaffinity(0))
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_the_parent) as pool:
+            for _ in pool.map(write, renditions, chunksize=16):
+                progress(1)
     for sound, recording in _recordings(config):
         write_sound(folder / sound.path, read_sound(recording.path, SAMPLE_RATE, MAX_SECONDS), SAMPLE_RATE)
         sounds.append(sound)
@@ -104,6 +115,16 @@ def make_bank(folder: Path, config: SpeechConfig, seed: int, progress: Callable[
     lines = (json.dumps(_as_record(sound), ensure_ascii=False) for sound in sounds)
     (folder / INDEX).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return sounds
+
+
+def _write_rendition(folder: Path, rendition: "_Rendition") -> None:
+    sound = rendition.sound
+    samples = speak(sound.text, sound.language, sound.speaker, SAMPLE_RATE, rendition.speed, rendition.pitch)
+    write_sound(folder / sound.path, rendition.level * samples, SAMPLE_RATE)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def describe_bank(folder: Path, sounds: Sequence[Sound], config: SpeechConfig) -> dict:
