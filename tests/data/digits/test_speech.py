@@ -181,3 +181,9 @@ def test_missing_library_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(loader, "get_library_path", lambda: str(tmp_path / "libespeak-ng.so"))
     with pytest.raises(UserError, match="cannot be loaded"):
         speak("one", "en", "m1", RATE)
+
+
+def test_a_voice_of_noise_says_the_same_again():
+    first = speak("seven", "en", "Reed", 8000)
+    speak("one", "en", "Reed", 8000)
+    np.testing.assert_array_equal(speak("seven", "en", "Reed", 8000), first)
