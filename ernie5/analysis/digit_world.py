@@ -46,11 +46,11 @@ class Case(NamedTuple):
     language: str
     digits: tuple[int, ...]
     answer: str  # or none: something is drawn or said
-    says: str  # the digits that are to be said, "47"
     size: Size | None  # of what is drawn
     direction: str
     speed: str
-    voice: str  # of what is heard or said: espeak or recorded; empty without sound
+    says: str = ""  # the digits that are to be said, "47"
+    voice: str = ""  # of what is heard or said: espeak or recorded; empty without sound
 
     @property
     def name(self) -> str:

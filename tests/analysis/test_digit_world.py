@@ -12,6 +12,7 @@ from ernie5.analysis.digit_world import (
     Size,
     as_record,
     draw_cases,
+    in_order,
     is_right_answer,
     load_cases,
     measure_variety,
@@ -24,7 +25,7 @@ from ernie5.data.digits.bank import SpeechConfig
 from ernie5.data.digits.tasks import TASKS
 from ernie5.data.digits.world import WorldConfig, make_world
 from ernie5.data.manifest import parse_line
-from ernie5.data.sample import Text
+from ernie5.data.sample import Audio, Text
 from ernie5.errors import UserError
 
 UNSPOKEN = tuple((name, task.weight) for name, task in TASKS.items() if not task.is_spoken)
@@ -69,11 +70,28 @@ def test_cases_are_limited_by_task(world: Path):
     assert tasks.count("read") == 3
 
 
-def test_samples_with_sounds_are_left_out(tmp_path: Path):
+def test_what_is_heard_is_answered_and_what_is_said_is_known_by_its_digits(tmp_path: Path):
     weights = (("draw", 1), ("listen", 1), ("say_seen", 1), ("draw_heard", 1))
     speech = SpeechConfig(renditions=1, speakers=1)
     make_world(tmp_path / "w", WorldConfig(num_train=4, num_validation=4, num_test=4, weights=weights, speech=speech))
-    assert [case.task for case in load_cases(tmp_path / "w")] == ["draw"]
+    cases = {case.task: case for case in load_cases(tmp_path / "w")}
+    asked = {task: (bool(case.answer), case.size is not None, bool(case.says)) for task, case in cases.items()}
+    assert asked == {
+        "draw": (False, True, False),
+        "listen": (True, False, False),
+        "say_seen": (False, False, True),
+        "draw_heard": (False, True, False),
+    }
+    said = cases["say_seen"]
+    assert said.says == str(said.digits[0]) and said.voice == "espeak" and cases["draw"].voice == ""
+    assert [segment.role for segment in said.prompt if isinstance(segment, Audio)] == ["speaker"]
+
+
+def test_recorded_voices_are_scored_apart():
+    case = Case([], "listen", "en", (4,), "4", None, "", "", voice="recorded")
+    assert case.name == "listen, recorded"
+    assert list(score_answers([case], lambda *_: ["4"], 0, lambda _: None)) == ["listen, recorded"]
+    assert in_order(["speak", "listen, recorded", "listen"]) == ["listen, recorded", "listen", "speak"]
 
 
 def test_sizes_are_those_of_what_is_asked_for(world: Path):

@@ -30,6 +30,9 @@ ROOT = Path(__file__).parents[2]
         (("--top-p", "7"), "--top-p above 0"),
         (("--guidance", "nan", "1"), "--guidance must be"),
         (("--guidance", "-1", "1"), "--guidance must be"),
+        (("--code-temperature", "-1"), "--code-temperature must be"),
+        (("--code-top-p", "0"), "--code-top-p above 0"),
+        (("--code-guidance", "nan"), "--code-guidance must be"),
         (("--run", "nowhere"), "--run nowhere: is no folder"),
         (("--json", "README.md/x.json"), "README.md: "),
         (("--sheets", "README.md"), "README.md: "),
@@ -67,7 +70,7 @@ def test_a_model_is_scored_and_shown_in_its_run(tmp_path: Path):
     command = [sys.executable, "tools/evaluate.py", str(model), "--world", str(tmp_path / "world"), *outputs]
     result = subprocess.run([*command, "--threads", "1"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert "left out: 1 samples of a size that the model does not draw" in result.stdout
+    assert "left out: 1 samples of a modality or a size that the model does not have" in result.stdout
     scores = json.loads((tmp_path / "new" / "scores.json").read_text(encoding="utf-8"))["scores"]
     assert scores["draw"]["cases"] > 0 and scores["animate: readable"]["cases"] > 0 and scores["read"]["cases"] > 0
     assert {path.name for path in (tmp_path / "drawn").iterdir()} >= {"draw_16x16.png", "animate_16x16.gif"}
