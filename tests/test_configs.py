@@ -31,7 +31,7 @@ def backbone(vocab, hidden, layers, heads, kv_heads, head_dim, experts, ffn, sha
 SIZES = {
     "tiny": (backbone(512, 64, 3, 4, 2, 16, 8, 32), 0.22e6, 0.108e6, True),
     "small": (backbone(4096, 192, 4, 6, 2, 32, 64, 192), 29.5e6, 3.0e6, True),
-    "digits": (backbone(512, 128, 4, 4, 2, 32, 16, 128), 3.42e6, 0.665e6, False),
+    "digits": (backbone(512, 128, 5, 4, 2, 32, 16, 128), 4.26e6, 0.814e6, False),
     "yardstick": (backbone(8192, 256, 6, 8, 2, 32, 64, 128, shared=1), 41.5e6, 6.13e6, False),
     "ablation": (backbone(103424, 1024, 16, 16, 8, 64, 64, 1024), 3.38e9, 0.560e9, False),
     "base": (backbone(103424, 2048, 28, 16, 4, 128, 256, 512), 23.1e9, 1.22e9, True),

@@ -25,7 +25,7 @@ from tests.vision_models import text_tokenizer
 
 TEXT = text_tokenizer()
 BOA, EOA = TEXT.special_ids["<boa>"], TEXT.special_ids["<eoa>"]
-CHANCE = AudioSamplingConfig(temperature=1.0, guidance=1.0, max_seconds=0.48)  # six frames
+CHANCE = AudioSamplingConfig(temperature=1.0, top_p=1.0, guidance=1.0, max_seconds=0.48)  # six frames
 GUIDED = dataclasses.replace(CHANCE, guidance=2.0)
 GREEDY = dataclasses.replace(GUIDED, temperature=0.0)
 
