@@ -134,14 +134,15 @@ def make_row(
     """The documents packed into one row, through the same code as training data."""
     import numpy as np
 
+    from ernie5.data.media_settings import MediaSettings
     from ernie5.data.packing import Cursor, fill_row
     from ernie5.data.sample import Sample
     from ernie5.data.sequence import encode_sample
     from ernie5.ops.attention import visible
 
-    tokenizer, vision = CharacterTokenizer(), vision_settings(window, mask_probability)
+    tokenizer, media = CharacterTokenizer(), MediaSettings(vision=vision_settings(window, mask_probability))
     samples = [
-        encode_sample(Sample(segments=tuple(segments), origin=title), tokenizer, seed=MASKS_FRAME_1, vision=vision)
+        encode_sample(Sample(segments=tuple(segments), origin=title), tokenizer, seed=MASKS_FRAME_1, media=media)
         for segments in documents
     ]
     length = sum(len(sample) for sample in samples) + padding
