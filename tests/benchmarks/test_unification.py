@@ -10,6 +10,7 @@ import pytest
 
 from ernie5.config.load import load_config
 from ernie5.errors import UserError
+from ernie5.train.evaluate import Score
 from ernie5.train.schedule import steps_left
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +58,9 @@ def test_tasks_have_the_modality_of_their_samples(unification, tmp_path: Path):
     assert unification.modalities_of_tasks(tmp_path) == expected
 
 
-@pytest.mark.parametrize("share", [0.76, 0.15])
-def test_a_share_of_the_tokens_is_seen_in_as_many_steps(unification, share: float):
-    small = unification.shrunk(STAGE, unification.Part(share, 120), processes=2)
+@pytest.mark.parametrize(("share", "longest"), [(0.76, 120), (0.15, 60)])
+def test_a_share_of_the_tokens_is_seen_in_as_many_steps(unification, share: float, longest: int):
+    small = unification.shrunk(STAGE, unification.Part(share, longest), processes=2)
     assert steps_left(small, 0) == pytest.approx(steps_left(STAGE, 0), rel=0.005)
     assert small.num_tokens == pytest.approx(share * STAGE.num_tokens, rel=0.005)
     assert small.warmup_steps == STAGE.warmup_steps
@@ -172,3 +173,27 @@ def test_the_conclusion_counts_what_two_standard_errors_do_not_explain(pages, tm
     assert "largest gain is listen (+40.0 ± 6.5 points)" in text
     assert "largest loss animate: speed (-2.0 ± 7.1 points)" in text
     assert "gains nowhere, it loses nowhere" in pages.conclusion("Here", found["Beside balance none"])
+
+
+def test_losses_stand_beside_those_of_the_modality_alone(pages, tmp_path: Path):
+    unified, vision, _, balance = contestants(pages, tmp_path)
+    made = [
+        unified._replace(losses={"vision": Score(0.1, None, 0.5)}),
+        vision._replace(losses={"vision": Score(0.2, None, 0.6)}),
+        balance._replace(losses={"vision": Score(0.3, None, 0.7)}),
+    ]
+    header, _, *rows = pages.loss_table(made).splitlines()
+    assert header == "| samples | loss | unified | alone | balance none |"
+    assert rows == [
+        "| vision | text, nats a token | 0.100 | 0.200 | 0.300 |",
+        "| vision | vision, nats a bit | 0.500 | 0.600 | 0.700 |",
+    ]
+
+
+@pytest.mark.parametrize("change", [{}, {"num": 2}, {"judge": "elsewhere"}])
+def test_scores_are_taken_again_only_for_other_settings(unification, tmp_path: Path, change: dict):
+    (tmp_path / "model.safetensors").touch()
+    settings = {"num": 0, "judge": None, "world": "w", "seed": 0}
+    (tmp_path / "scores.json").write_text(json.dumps({"settings": settings}))
+    wanted = {"num": 0, "judge": None, "world": "w"} | change
+    assert unification.is_fresh(tmp_path / "scores.json", tmp_path, wanted) == (not change)
