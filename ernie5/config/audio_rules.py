@@ -37,9 +37,10 @@ def audio_levels_have_layers(model: ModelConfig) -> str | None:
 
 def audio_stage_is_in_range(stage: StageConfig) -> str | None:
     decay = outside({"decay": stage.balance.decay}, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+    power = outside({"power": stage.balance.power}, lambda value: 0 < value <= 1, "must be above 0 and at most 1")
     return joined(
         prefixed("audio", [negative(loss_weight=stage.audio.loss_weight)]),
-        prefixed("balance", [decay, negative(measure_steps=stage.balance.measure_steps)]),
+        prefixed("balance", [decay, power, negative(measure_steps=stage.balance.measure_steps)]),
     )
 
 

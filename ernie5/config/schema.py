@@ -170,10 +170,11 @@ class AudioStageConfig:
 class ModalityBalanceConfig:
     """Weights of the modalities' losses by what they have been so far, so that none dominates (report §3.2).
 
-    posterior: a modality's loss is multiplied by (mean text loss / its own mean loss), both exponential averages.
+    posterior: a modality's loss is multiplied by (mean text loss / its own mean loss) ** power, of exponential averages.
     """
 
     method: Literal["none", "posterior"] = "none"
+    power: float = 1.0  # 1 brings the losses to one interval; less holds back a text that is nearly learned
     decay: float = 0.99  # of the averages, a step
     measure_steps: int = 0  # steps between two measurements of the modalities' gradient norms; 0: never
 

@@ -47,6 +47,8 @@ def test_a_fitting_configuration_passes():
         ({"stages.0.audio.loss_weight": -1.0}, "stages.0.audio.loss_weight is -1.0: must not be negative"),
         ({"stages.0.balance.decay": 1.0}, "stages.0.balance.decay is 1.0: must be at least 0 and below 1"),
         ({"stages.0.balance.decay": -0.1}, "stages.0.balance.decay is -0.1: must be at least 0 and below 1"),
+        ({"stages.0.balance.power": 0.0}, "stages.0.balance.power is 0.0: must be above 0 and at most 1"),
+        ({"stages.0.balance.power": 1.5}, "stages.0.balance.power is 1.5: must be above 0 and at most 1"),
         ({"stages.0.balance.measure_steps": -1}, "stages.0.balance.measure_steps is -1: must not be negative"),
         (
             {"stages.0.elastic.keep_last_layers": 1},

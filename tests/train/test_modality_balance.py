@@ -34,6 +34,12 @@ def test_every_modality_s_weighted_loss_is_as_large_as_the_text_s():
     assert all(weights[name] * averages[name] == pytest.approx(3.0) for name in weights)
 
 
+def test_a_smaller_power_goes_part_of_the_way():
+    half = ModalityBalanceConfig(method="posterior", power=0.5)
+    weights = balance_weights({"text": 0.16, "vision": 0.64, "audio": 4.0}, half)
+    assert weights == pytest.approx({"text": 1.0, "vision": 0.5, "audio": 0.2})  # roots of 1/4 and 1/25
+
+
 @pytest.mark.parametrize("averages", [{}, {"text": 2.0}, {"vision": 0.5, "audio": 1.0}, {"text": 2.0, "audio": 0.0}])
 def test_what_is_not_known_yet_weighs_one(averages):
     assert balance_weights(averages, POSTERIOR) == {"text": 1.0, "vision": 1.0, "audio": 1.0}
