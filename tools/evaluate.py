@@ -96,7 +96,7 @@ def main() -> None:
         record = {"settings": settings, **digit_world.as_record(scores, variety), "digit_errors_of_speech": errors}
         arguments.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
     if arguments.sheets:
-        for path in (*write_sheets(arguments.sheets, drawings), *write_sounds(arguments.sheets, utterances)):
+        for path in write_media(arguments.sheets, drawings, utterances).values():
             print(path)
     if arguments.run:
         show_in_report(arguments.run, digit_world.as_page(scores, variety), drawings, utterances)
@@ -135,9 +135,8 @@ def show_in_report(run_dir: Path, page: dict, drawings: list["Drawing"], utteran
     from ernie5.train.report import write_report
     from ernie5.train.report_samples import SCORES_FILE
 
-    folder = run_dir / "judged"
-    files = [*write_sheets(folder, drawings), *write_sounds(folder, utterances)]
-    pictures = {path.stem.replace("_", " "): str(path.relative_to(run_dir)) for path in files}
+    media = write_media(run_dir / "judged", drawings, utterances)
+    pictures = {title: str(path.relative_to(run_dir)) for title, path in media.items()}
     text = json.dumps(page | {"pictures": pictures}, indent=1)
     (run_dir / SCORES_FILE).write_text(text, encoding="utf-8")
     print(write_report(run_dir))
@@ -187,6 +186,9 @@ def open_judge(arguments: argparse.Namespace) -> "SpeechJudge":
 
 
 def open_model(arguments: argparse.Namespace) -> Contestant:
+    import soxr
+
+    from ernie5.analysis.spoken_digits import SAMPLE_RATE
     from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
     from ernie5.data.sample import Segment
     from ernie5.inference.coders import load_coders, require_audio, require_vision
@@ -227,47 +229,53 @@ def open_model(arguments: argparse.Namespace) -> Contestant:
         return draw(model, tokenizer, coders, prompts, resolution, size.num_frames, sampling, seed)
 
     def say_prompts(prompts: list[list[Segment]], seed: int) -> list:
-        return speak(model, tokenizer, coders, prompts, speech, seed)
+        said = speak(model, tokenizer, coders, prompts, speech, seed)
+        return [soxr.resample(samples, model.config.audio.sample_rate, SAMPLE_RATE) for samples in said]
 
     sees, hears = (tower is not None for tower in (model.config.vision, model.config.audio))
     return Contestant(answer_prompts, draw_prompts, say_prompts, sees, hears, set(resolutions))
 
 
-def write_sheets(folder: Path, drawings: list["Drawing"]) -> list[Path]:
+def write_media(folder: Path, drawings: list["Drawing"], utterances: list["Utterance"]) -> dict[str, Path]:
+    """Sheets of what was drawn and a few sounds of what was said, by their titles."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_sheets(folder, drawings) | write_sounds(folder, utterances)
+
+
+def write_sheets(folder: Path, drawings: list["Drawing"]) -> dict[str, Path]:
     """What was drawn, a sheet for each task and size: in rows by digit, direction."""
     from ernie5.analysis.contact_sheet import write_contact_sheet
     from ernie5.data.digits.world import FPS
 
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, sheets = [], {}
+    paths, sheets = {}, {}
     for drawing in drawings:
         sheets.setdefault((drawing.case.task, drawing.case.size), []).append(drawing)
     for (task, size), drawn in sheets.items():
         drawn.sort(key=lambda drawing: (drawing.case.direction, drawing.case.digits))
         chosen = drawn[:: -(-len(drawn) // (SHEET_ROWS * SHEET_COLUMNS))]  # evenly over digits and directions
-        path = folder / f"{task}_{size.height}x{size.width}.{'gif' if size.num_frames > 1 else 'png'}"
+        name = f"{task}_{size.height}x{size.width}"
+        path = folder / f"{name}.{'gif' if size.num_frames > 1 else 'png'}"
         right = [all(drawing.right.values()) for drawing in chosen]
         write_contact_sheet(path, [drawing.frames for drawing in chosen], right, SHEET_COLUMNS, FPS)
-        paths.append(path)
+        paths[name.replace("_", " ")] = path
     return paths
 
 
-def write_sounds(folder: Path, utterances: list["Utterance"]) -> list[Path]:
-    """A few utterances of each task, whose names tell what was asked for, and what was heard if that is not it."""
+def write_sounds(folder: Path, utterances: list["Utterance"]) -> dict[str, Path]:
+    """A few utterances of each task, whose titles tell what was asked for, and what was heard if that is not it."""
     from ernie5.analysis.spoken_digits import SAMPLE_RATE
     from ernie5.data.sounds import write_sound
 
-    folder.mkdir(parents=True, exist_ok=True)
     by_task: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         by_task.setdefault(utterance.case.task, []).append(utterance)
-    paths = []
+    paths = {}
     for task, said in by_task.items():
         for number, utterance in enumerate(said[:: max(1, len(said) // SHOWN_UTTERANCES)][:SHOWN_UTTERANCES], 1):
-            heard = "" if utterance.is_right else f"_heard_as_{utterance.heard or 'nothing'}"
-            path = folder / f"{task}_{number}_{utterance.case.says}{heard}.wav"
+            path = folder / f"{task}_{number}.wav"
             write_sound(path, utterance.samples, SAMPLE_RATE)
-            paths.append(path)
+            heard = "" if utterance.is_right else f", heard as {utterance.heard or 'nothing'}"
+            paths[f"{task.replace('_', ' ')} {number}: {utterance.case.says}{heard}"] = path
     return paths
 
 

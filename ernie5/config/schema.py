@@ -170,7 +170,7 @@ class AudioStageConfig:
 class ModalityBalanceConfig:
     """Weights of the modalities' losses by what they have been so far, so that none dominates (report §3.2).
 
-    posterior: a modality's loss is multiplied by (mean text loss / its own mean loss) ** power, of exponential averages.
+    posterior: a modality's loss is multiplied by (mean text loss / its own mean loss) ** power, over averages.
     """
 
     method: Literal["none", "posterior"] = "none"

@@ -40,7 +40,7 @@ class MediaSettings(NamedTuple):
         if getattr(self, tower) is None:
             raise UserError(
                 f"{origin}: has the {type(segment).__name__.lower()} {segment.source}, but this model has no {tower}: "
-                "leave such samples out of the data, or take a model that has it"
+                f"take a model with {tower}, or leave this out"
             )
 
     def encode(self, segment: Image | Video | Audio, number: int, seed: int) -> EncodedMedium | EncodedSound:

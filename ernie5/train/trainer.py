@@ -447,7 +447,7 @@ def _said(score: Score) -> str:
 
 
 def _line(shown: Shown) -> str:
-    media = [f"{verb} {file}" for verb, file in (("sees", shown.input_file), ("draws", shown.output_file)) if file]
+    media = [f"{verb} {file}" for verb, file in (("takes", shown.input_file), ("makes", shown.output_file)) if file]
     return " | ".join(["sample", *media, f"{shown.prompt}{shown.text}"])
 
 

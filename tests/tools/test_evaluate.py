@@ -6,15 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ernie5.analysis.spoken_digits import MelTrainConfig, SpeechJudge
 from ernie5.config.load import load_model_config
 from ernie5.config.schema import ResolutionConfig
 from ernie5.config.vision_tokenizer import VisionTokenizerConfig
+from ernie5.data.digits.bank import SAMPLE_RATE, SpeechConfig
 from ernie5.data.digits.tasks import TASKS
 from ernie5.data.digits.world import WorldConfig, make_world
+from ernie5.data.sounds import read_sound
 from ernie5.model.folder import VISION_TOKENIZER, save_pretrained
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
+from tests.audio_models import FRAME, RATE, audio_model, audio_tokenizer, speaker_encoder
 from tests.vision_models import BITS, stirred, text_tokenizer, vision_config, vision_model
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +80,42 @@ def test_a_model_is_scored_and_shown_in_its_run(tmp_path: Path):
     assert scores["draw"]["cases"] > 0 and scores["animate: readable"]["cases"] > 0 and scores["read"]["cases"] > 0
     assert {path.name for path in (tmp_path / "drawn").iterdir()} >= {"draw_16x16.png", "animate_16x16.gif"}
     assert "The digit world" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def spoken_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One with a sample of each task."""
+    weights = tuple((name, 1) for name in TASKS)
+    speech = SpeechConfig(renditions=1, speakers=1)
+    folder = tmp_path_factory.mktemp("spoken") / "world"
+    make_world(folder, WorldConfig(num_train=1, num_validation=1, num_test=len(TASKS), weights=weights, speech=speech))
+    return folder
+
+
+def test_what_is_said_is_judged_and_can_be_played(tmp_path: Path, spoken_world: Path):
+    parts = {"text": text_tokenizer(), "audio": audio_tokenizer(), "speaker": speaker_encoder()}
+    for name, part in parts.items():
+        part.save_pretrained(tmp_path / name)
+    text_model = load_model_config(ROOT / "configs/model/tiny.yaml")
+    model = save_pretrained(audio_model(text_model), tmp_path / "model", *(tmp_path / name for name in parts))
+    noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE // 2).astype(np.float32)
+    training = MelTrainConfig(steps=1, batch_size=1, learning_rate=1e-3, dropout=0.0)
+    SpeechJudge.train([(noise, "7")], 0, training).save(tmp_path / "judge")
+
+    outputs = ("--json", str(tmp_path / "scores.json"), "--sheets", str(tmp_path / "made"))
+    command = [sys.executable, "tools/evaluate.py", str(model), "--world", str(spoken_world), *outputs]
+    command += ["--judge", str(tmp_path / "judge"), "--threads", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    spoken = {name for name in scores["scores"] if scores["scores"][name]["cases"]}
+    assert {"listen", "speak", "speak_two"} <= spoken
+    assert not spoken & {"read", "draw", "speak_seen", "draw_heard"}  # it does not see
+    assert 0 <= scores["digit_errors_of_speech"] and "digit errors of speech" in result.stdout
+    made = sorted((tmp_path / "made").iterdir())
+    assert {path.name for path in made} == {"speak_1.wav", "speak_two_1.wav"}
+    # whole frames of the model, at the rate of the judge
+    seconds = len(read_sound(str(made[0]), SAMPLE_RATE, 60.0)) / SAMPLE_RATE
+    assert seconds == pytest.approx(
+        round(seconds * RATE / FRAME) * FRAME / RATE, abs=1e-3
+    )
