@@ -1,0 +1,71 @@
+#include "common/gemm.h"
+
+#include <dlfcn.h>
+
+namespace ernie5::cpu {
+namespace {
+
+constexpr char kLibrary[] = "libmklml_intel.so";
+enum : int { kRowMajor = 101, kNoTranspose = 111, kTranspose = 112 };  // of the CBLAS interface
+
+template <typename T>
+using Cblas = void (*)(int, int, int, int, int, int, T, const T*, int, const T*, int, T, T*, int);
+
+// Paddle has loaded it already; its symbols are not global, so it is asked for by name.
+void* library() {
+  static void* const handle = [] {
+    void* loaded = dlopen(kLibrary, RTLD_LAZY | RTLD_NOLOAD);
+    return loaded ? loaded : dlopen(kLibrary, RTLD_LAZY);
+  }();
+  return handle;
+}
+
+template <typename T>
+Cblas<T> find(const char* name) {
+  void* const handle = library();
+  return handle ? reinterpret_cast<Cblas<T>>(dlsym(handle, name)) : nullptr;
+}
+
+template <typename T>
+Cblas<T> cblas();
+template <>
+Cblas<float> cblas<float>() {
+  static const auto function = find<float>("cblas_sgemm");
+  return function;
+}
+template <>
+Cblas<double> cblas<double>() {
+  static const auto function = find<double>("cblas_dgemm");
+  return function;
+}
+
+}  // namespace
+
+template <typename T>
+void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda,
+          const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+  if (m == 0 || n == 0) return;
+  if (const auto function = cblas<T>()) {
+    function(kRowMajor, transpose_a ? kTranspose : kNoTranspose, transpose_b ? kTranspose : kNoTranspose,
+             static_cast<int>(m), static_cast<int>(n), static_cast<int>(k), alpha, a, static_cast<int>(lda), b,
+             static_cast<int>(ldb), beta, c, static_cast<int>(ldc));
+    return;
+  }
+  for (int64_t row = 0; row < m; ++row) {
+    T* const out = c + row * ldc;
+    for (int64_t column = 0; column < n; ++column) out[column] = beta == T(0) ? T(0) : beta * out[column];
+    for (int64_t inner = 0; inner < k; ++inner) {
+      const T factor = alpha * (transpose_a ? a[inner * lda + row] : a[row * lda + inner]);
+      const T* const other = transpose_b ? b + inner : b + inner * ldb;
+      const int64_t stride = transpose_b ? ldb : 1;
+      for (int64_t column = 0; column < n; ++column) out[column] += factor * other[column * stride];
+    }
+  }
+}
+
+template void gemm<float>(bool, bool, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t,
+                          float, float*, int64_t);
+template void gemm<double>(bool, bool, int64_t, int64_t, int64_t, double, const double*, int64_t, const double*, int64_t,
+                           double, double*, int64_t);
+
+}  // namespace ernie5::cpu

@@ -1,0 +1,107 @@
+"""Which code runs the operators: those compiled by custom_ops/ (`native`), or their definitions in plain Paddle (`reference`).
+
+Paddle's interface to compiled operators that stand outside it is used here alone (tests/ops/test_backend.py).
+"""
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from ernie5.errors import UserError
+
+PREFIX = "ernie5_"
+INTEGERS = (paddle.int32, paddle.int64)
+INSTALL = "pip install ./custom_ops"
+logger = logging.getLogger(__name__)
+
+
+class _Backend:
+    """The choice of this process."""
+
+    mode = ""  # "native" or "reference"; empty: not chosen yet
+    operators: frozenset[str] = frozenset()  # registered with Paddle; that can be done once a process
+
+
+_backend = _Backend()
+
+
+def choose(mode: str) -> None:
+    """auto: native where the compiled operators are installed; native: UserError where they are not; reference: never.
+
+    Says once what was chosen.
+    """
+    chosen, why = "reference", "ops.backend is reference"
+    if mode != "reference":
+        why = _register()
+        if why and mode == "native":
+            raise UserError(f"ops.backend is native: {why}")
+        chosen = "reference" if why else "native"
+    if chosen != _backend.mode:
+        logger.info("operators: %s%s", chosen, f" ({why})" if why else "")
+    _backend.mode = chosen
+
+
+def is_native(operator: str) -> bool:
+    """Whether `call` may be used for this operator; the first question chooses (auto) where nobody has."""
+    if not _backend.mode:
+        choose("auto")
+    return _backend.mode == "native" and PREFIX + operator in _backend.operators
+
+
+@contextlib.contextmanager
+def using(mode: str) -> Iterator[None]:
+    """The choice for as long as the block runs, as in tests and in an export that must run anywhere."""
+    before = _backend.mode
+    choose(mode)
+    try:
+        yield
+    finally:
+        _backend.mode = before
+
+
+def call(operator: str, inputs: Sequence[paddle.Tensor], *attributes: Any) -> list[paddle.Tensor]:
+    """The outputs of a compiled operator, with its gradients; in dygraph and under to_static.
+
+    Integers go in and come out without gradients: Paddle takes them for differentiable, and as the operator has no
+    gradient for them, it would silently give none to anything below.
+    """
+    inputs = [tensor.detach() if tensor.dtype in INTEGERS else tensor for tensor in inputs]
+    outputs = paddle._C_ops._run_custom_op(PREFIX + operator, *inputs, *attributes)
+    outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    for tensor in outputs:
+        if tensor.dtype in INTEGERS:
+            tensor.stop_gradient = True
+    return outputs
+
+
+def _register() -> str:
+    """Registers the compiled operators with Paddle, once; returns why that cannot be, or nothing."""
+    if _backend.operators:
+        return ""
+    try:
+        package = importlib.import_module("ernie5_ops")
+        about = package.build()
+    except (ImportError, AttributeError, OSError, ValueError):
+        return f"ernie5_ops is not installed: {INSTALL}"
+    if about["paddle"] != paddle.__version__:
+        return f"ernie5_ops was compiled for Paddle {about['paddle']}, this is {paddle.__version__}: {INSTALL}"
+    lacking = set(about["cpu_flags"]) - processor_flags()
+    if lacking:
+        return f"ernie5_ops was compiled for another processor (with {', '.join(sorted(lacking))}): {INSTALL}"
+    names = paddle.utils.cpp_extension.load_op_meta_info_and_register_op(str(package.LIBRARY))
+    _backend.operators = frozenset(names)
+    return ""
+
+
+def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """What the processor can do, in the words of /proc/cpuinfo; empty where there is none."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
