@@ -131,6 +131,8 @@ def test_it_works_in_a_traced_and_in_a_saved_program(tmp_path):
     layer, x = Norm(), tensor(numbers(5, 8))
     expected = layer(x).numpy()
     spec = [paddle.static.InputSpec([None, 8], "float32")]
-    np.testing.assert_array_equal(paddle.jit.to_static(Norm.forward.__get__(layer), input_spec=spec)(x).numpy(), expected)
+    np.testing.assert_array_equal(
+        paddle.jit.to_static(Norm.forward.__get__(layer), input_spec=spec)(x).numpy(), expected
+    )
     paddle.jit.save(layer, str(tmp_path / "norm"), input_spec=spec)
     np.testing.assert_array_equal(paddle.jit.load(str(tmp_path / "norm"))(x).numpy(), expected)

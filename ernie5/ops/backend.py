@@ -1,4 +1,4 @@
-"""Which code runs the operators: those compiled by custom_ops/ (`native`), or their definitions in plain Paddle (`reference`).
+"""Which code runs the operators: what custom_ops/ compiled (native), or their definitions in plain Paddle (reference).
 
 Paddle's interface to compiled operators that stand outside it is used here alone (tests/ops/test_backend.py).
 """

@@ -83,7 +83,9 @@ def test_no_prompts_have_no_answers(model):
 def test_media_before_a_model_of_text_alone_are_refused(tiny_model_config):
     paddle.seed(0)
     model = Ernie5ForCausalLM(tiny_model_config)
-    with pytest.raises(UserError, match="^prompt: has the image p.png, but this model has no vision: leave"):
+    with pytest.raises(
+        UserError, match="^prompt: has the image p.png, but this model has no vision: take a model with"
+    ):
         answer(model, TEXT, [[Image("p.png", "understand")]], GREEDY)
 
 

@@ -116,6 +116,4 @@ def test_what_is_said_is_judged_and_can_be_played(tmp_path: Path, spoken_world: 
     assert {path.name for path in made} == {"speak_1.wav", "speak_two_1.wav"}
     # whole frames of the model, at the rate of the judge
     seconds = len(read_sound(str(made[0]), SAMPLE_RATE, 60.0)) / SAMPLE_RATE
-    assert seconds == pytest.approx(
-        round(seconds * RATE / FRAME) * FRAME / RATE, abs=1e-3
-    )
+    assert seconds == pytest.approx(round(seconds * RATE / FRAME) * FRAME / RATE, abs=1e-3)
