@@ -16,7 +16,7 @@ PEER_SERVER = Path(__file__).with_name("bench_peer.py")
 
 
 class Peer:
-    """The jobs of a script in another Python: the script defines `jobs(case: dict, threads: int) -> dict[str, function]`."""
+    """The jobs of a script in another Python, which defines `jobs(case: dict, threads: int) -> dict[str, function]`."""
 
     def __init__(self, python: str, script: Path, case: Mapping[str, object], threads: int):
         self._process = subprocess.Popen(

@@ -352,8 +352,10 @@ class GenerationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OpsConfig:
-    """How operators run on the CPU."""
+    """How operators run."""
 
+    # native: compiled by custom_ops/; reference: plain Paddle; auto: native where they are installed
+    backend: Literal["auto", "native", "reference"] = "auto"
     keep_heap: bool = (
         True  # glibc: freed memory stays with the process, so large tensors do not fault their pages in again
     )

@@ -29,13 +29,16 @@ def start_paddle(threads: int = 0) -> None:
 
 
 def configure(config: OpsConfig) -> None:
-    """Applies the settings to this process."""
+    """Applies the settings to this process. UserError if operators are wanted that are not there."""
     import paddle
+
+    from ernie5.ops import backend
 
     # The stride kernels make views whose consumers then copy element by element on CPU: 10 to 100 times slower.
     paddle.set_flags({"FLAGS_use_stride_kernel": False})
     if config.keep_heap:
         keep_heap()
+    backend.choose(config.backend)
 
 
 def choose_gemm_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:

@@ -1,0 +1,121 @@
+"""The choice between compiled operators and their definitions. It needs no compiled operators."""
+
+import json
+import logging
+import sys
+import types
+
+import paddle
+import pytest
+
+from ernie5.errors import UserError
+from ernie5.ops import backend
+
+
+@pytest.fixture
+def nothing_chosen(monkeypatch):
+    monkeypatch.setattr(backend, "_backend", backend._Backend())
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path, nothing_chosen):
+    """An installed ernie5_ops whose build.json can be written; nothing is compiled."""
+    module = types.ModuleType("ernie5_ops")
+    about = {"paddle": paddle.__version__, "cuda": False, "march": "native", "cpu_flags": []}
+    module.about = about
+    module.build = lambda: json.loads(json.dumps(about))
+    module.LIBRARY = tmp_path / "libernie5_ops.so"
+    monkeypatch.setitem(sys.modules, "ernie5_ops", module)
+    return module
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """The libraries that Paddle was asked to register."""
+    paths = []
+
+    def register(path):
+        paths.append(path)
+        return ["ernie5_rms_norm"]
+
+    monkeypatch.setattr(paddle.utils.cpp_extension, "load_op_meta_info_and_register_op", register)
+    return paths
+
+
+def test_auto_takes_what_is_installed_and_registers_it_once(package, registered, caplog):
+    with caplog.at_level(logging.INFO, "ernie5.ops.backend"):
+        assert backend.is_native("rms_norm") and not backend.is_native("router")
+        backend.choose("auto")
+        backend.choose("reference")
+        assert not backend.is_native("rms_norm")
+        backend.choose("native")
+    assert registered == [str(package.LIBRARY)]
+    assert [record.message for record in caplog.records] == [
+        "operators: native",
+        "operators: reference (ops.backend is reference)",
+        "operators: native",
+    ]
+
+
+def test_without_the_package_auto_takes_the_definitions_and_says_so(monkeypatch, nothing_chosen, caplog):
+    monkeypatch.setitem(sys.modules, "ernie5_ops", None)
+    with caplog.at_level(logging.INFO, "ernie5.ops.backend"):
+        assert not backend.is_native("rms_norm")
+    assert caplog.messages == [
+        "operators: reference (ernie5_ops is not installed: pip install ./custom_ops)",
+    ]
+    with pytest.raises(UserError, match="^ops.backend is native: ernie5_ops is not installed: pip install"):
+        backend.choose("native")
+
+
+def test_a_library_of_another_paddle_is_not_loaded(package, registered):
+    package.about["paddle"] = "2.0.0"
+    with pytest.raises(UserError, match="compiled for Paddle 2.0.0, this is"):
+        backend.choose("native")
+    assert registered == []
+
+
+def test_a_library_of_another_processor_is_not_loaded(package, registered):
+    package.about["cpu_flags"] = ["avx9000"]
+    with pytest.raises(UserError, match=r"another processor \(with avx9000\)"):
+        backend.choose("native")
+    assert registered == []
+
+
+def test_a_block_has_its_own_choice(package, registered):
+    backend.choose("native")
+    with backend.using("reference"):
+        assert not backend.is_native("rms_norm")
+    assert backend.is_native("rms_norm")
+    with pytest.raises(ZeroDivisionError), backend.using("reference"):
+        raise ZeroDivisionError
+    assert backend.is_native("rms_norm")
+
+
+def test_integers_go_in_and_come_out_without_gradients(monkeypatch):
+    seen = []
+
+    def run(name, *arguments):
+        seen.extend([name, *arguments])
+        ids = paddle.zeros([2], "int64")
+        ids.stop_gradient = False
+        return [paddle.ones([2]), ids]
+
+    monkeypatch.setattr(paddle._C_ops, "_run_custom_op", run)
+    index, rows = paddle.ones([2], "int64"), paddle.ones([2])
+    index.stop_gradient = rows.stop_gradient = False
+    _, ids = backend.call("permute", [rows, index], 3)
+    assert seen[0] == "ernie5_permute" and seen[3] == 3
+    assert seen[1] is rows and seen[2].stop_gradient
+    assert ids.stop_gradient
+
+
+def test_paddle_has_what_the_operators_are_called_by():
+    assert callable(paddle._C_ops._run_custom_op)
+    assert callable(paddle.utils.cpp_extension.load_op_meta_info_and_register_op)
+
+
+def test_flags_of_a_processor_are_read(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor : 0\nflags\t\t: fpu avx2 fma\n\nprocessor : 1\nflags : fpu\n")
+    assert backend.processor_flags(tmp_path / "cpuinfo") == {"fpu", "avx2", "fma"}
+    assert backend.processor_flags(tmp_path / "nothing") == set()
