@@ -29,8 +29,8 @@ inline void check_shape(const Tensor& tensor, const Shape& expected, const char*
 }
 
 inline void check_dtype(const Tensor& tensor, DataType expected, const char* op, const char* name) {
-  PD_CHECK(tensor.dtype() == expected, op, ": ", name, " has dtype ", paddle::experimental::DataTypeToString(tensor.dtype()),
-           ", expected ", paddle::experimental::DataTypeToString(expected));
+  PD_CHECK(tensor.dtype() == expected, op, ": ", name, " has dtype ", phi::DataTypeToString(tensor.dtype()),
+           ", expected ", phi::DataTypeToString(expected));
 }
 
 inline void check_cpu(const Tensor& tensor, const char* op, const char* name) {
@@ -55,7 +55,7 @@ void dispatch_float(DataType dtype, const char* op, const Run& run) {
     case DataType::FLOAT64: return run(double{});
     case DataType::BFLOAT16: return run(bfloat16{});
     default:
-      PD_THROW(op, ": dtype ", paddle::experimental::DataTypeToString(dtype),
+      PD_THROW(op, ": dtype ", phi::DataTypeToString(dtype),
                " has no kernel: use float32, bfloat16 or float64");
   }
 }

@@ -68,6 +68,9 @@ std::vector<DataType> add_infer_dtype(const DataType& x, const DataType&, const 
 }
 
 }  // namespace
+}  // namespace ernie5
+
+using namespace ernie5;  // NOLINT: Paddle's macros want the global namespace
 
 PD_BUILD_OP(ernie5_rms_norm)
     .Inputs({"X", "Weight"})
@@ -92,5 +95,3 @@ PD_BUILD_GRAD_OP(ernie5_add_rms_norm)
     .Inputs({"Sum", "Weight", "Inverse", paddle::Grad("Y"), paddle::Grad("Sum")})
     .Outputs({paddle::Grad("X"), paddle::Grad("Residual"), paddle::Grad("Weight")})
     .SetKernelFn(PD_KERNEL(add_rms_norm_grad));
-
-}  // namespace ernie5
