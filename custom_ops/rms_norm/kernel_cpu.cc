@@ -8,7 +8,7 @@
 namespace ernie5::cpu {
 
 template <typename T>
-void rms_norm_forward(const T* x, const T* residual, const T* weight, int64_t rows, int64_t hidden, double epsilon,
+void rms_norm_forward(const T* x, const T* residual, const T* weight, int64_t rows, int64_t hidden, float epsilon,
                       T* sum, T* y, compute_t<T>* inverse) {
   using C = compute_t<T>;
   parallel_ranges(rows, rows * hidden, [&](int64_t begin, int64_t end, int) {
@@ -71,7 +71,7 @@ void rms_norm_backward(const T* s, const T* weight, const compute_t<T>* inverse,
 }
 
 #define INSTANTIATE(T)                                                                                               \
-  template void rms_norm_forward<T>(const T*, const T*, const T*, int64_t, int64_t, double, T*, T*, compute_t<T>*);    \
+  template void rms_norm_forward<T>(const T*, const T*, const T*, int64_t, int64_t, float, T*, T*, compute_t<T>*);    \
   template void rms_norm_backward<T>(const T*, const T*, const compute_t<T>*, const T*, const T*, int64_t, int64_t,    \
                                      T*, T*);
 INSTANTIATE(float)

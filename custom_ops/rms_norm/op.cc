@@ -9,7 +9,7 @@ constexpr char kOp[] = "rms_norm", kAddOp[] = "add_rms_norm";
 
 DataType inverse_dtype(DataType dtype) { return dtype == DataType::FLOAT64 ? DataType::FLOAT64 : DataType::FLOAT32; }
 
-std::vector<Tensor> forward(const char* op, const Tensor& x, const Tensor* residual, const Tensor& weight, double epsilon) {
+std::vector<Tensor> forward(const char* op, const Tensor& x, const Tensor* residual, const Tensor& weight, float epsilon) {
   check_shape(x, {-1, -1}, op, "x");
   const int64_t rows = x.shape()[0], hidden = x.shape()[1];
   check_shape(weight, {hidden}, op, "weight");
@@ -45,16 +45,16 @@ std::vector<Tensor> backward(const char* op, const Tensor& s, const Tensor& weig
   return {grad_s, grad_weight};
 }
 
-std::vector<Tensor> rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
+std::vector<Tensor> rms_norm(const Tensor& x, const Tensor& weight, float epsilon) {
   return forward(kOp, x, nullptr, weight, epsilon);
 }
 std::vector<Tensor> rms_norm_grad(const Tensor& x, const Tensor& weight, const Tensor& inverse, const Tensor& grad_y) {
   return backward(kOp, x, weight, inverse, grad_y, nullptr);
 }
-std::vector<Shape> infer_shape(const Shape& x, const Shape&, double) { return {x, {x[0]}}; }
+std::vector<Shape> infer_shape(const Shape& x, const Shape&, float) { return {x, {x[0]}}; }
 std::vector<DataType> infer_dtype(const DataType& x, const DataType&) { return {x, inverse_dtype(x)}; }
 
-std::vector<Tensor> add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double epsilon) {
+std::vector<Tensor> add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float epsilon) {
   return forward(kAddOp, x, &residual, weight, epsilon);
 }
 std::vector<Tensor> add_rms_norm_grad(const Tensor& sum, const Tensor& weight, const Tensor& inverse,
@@ -62,7 +62,7 @@ std::vector<Tensor> add_rms_norm_grad(const Tensor& sum, const Tensor& weight, c
   auto grads = backward(kAddOp, sum, weight, inverse, grad_y, &grad_sum);
   return {grads[0], grads[0], grads[1]};  // x and residual have one gradient
 }
-std::vector<Shape> add_infer_shape(const Shape& x, const Shape&, const Shape&, double) { return {x, {x[0]}, x}; }
+std::vector<Shape> add_infer_shape(const Shape& x, const Shape&, const Shape&, float) { return {x, {x[0]}, x}; }
 std::vector<DataType> add_infer_dtype(const DataType& x, const DataType&, const DataType&) {
   return {x, inverse_dtype(x), x};
 }
@@ -75,7 +75,7 @@ using namespace ernie5;  // NOLINT: Paddle's macros want the global namespace
 PD_BUILD_OP(ernie5_rms_norm)
     .Inputs({"X", "Weight"})
     .Outputs({"Y", "Inverse"})
-    .Attrs({"epsilon: double"})
+    .Attrs({"epsilon: float"})
     .SetKernelFn(PD_KERNEL(rms_norm))
     .SetInferShapeFn(PD_INFER_SHAPE(infer_shape))
     .SetInferDtypeFn(PD_INFER_DTYPE(infer_dtype));
@@ -87,7 +87,7 @@ PD_BUILD_GRAD_OP(ernie5_rms_norm)
 PD_BUILD_OP(ernie5_add_rms_norm)
     .Inputs({"X", "Residual", "Weight"})
     .Outputs({"Y", "Inverse", "Sum"})
-    .Attrs({"epsilon: double"})
+    .Attrs({"epsilon: float"})
     .SetKernelFn(PD_KERNEL(add_rms_norm))
     .SetInferShapeFn(PD_INFER_SHAPE(add_infer_shape))
     .SetInferDtypeFn(PD_INFER_DTYPE(add_infer_dtype));
