@@ -128,6 +128,7 @@ class Norm(paddle.nn.Layer):
         return add_rms_norm(x, x * 2, self.weight, EPSILON)[0]
 
 
+@pytest.mark.filterwarnings("ignore:Tensor do not have 'place':UserWarning")  # Paddle's own, of its full_like
 def test_it_works_in_a_traced_program_with_its_gradients():
     x, layer, grads = tensor(numbers(5, 8)), Norm(), []
     for forward in (layer, paddle.jit.to_static(layer, full_graph=True)):
