@@ -67,6 +67,15 @@ std::vector<DataType> add_infer_dtype(const DataType& x, const DataType&, const 
   return {x, inverse_dtype(x), x};
 }
 
+// Without X and Residual among the gradient's inputs, a traced program has to be told the shapes.
+std::vector<Shape> add_grad_infer_shape(const Shape& sum, const Shape& weight, const Shape&, const Shape&, const Shape&) {
+  return {sum, sum, weight};
+}
+std::vector<DataType> add_grad_infer_dtype(const DataType& sum, const DataType& weight, const DataType&,
+                                           const DataType&, const DataType&) {
+  return {sum, sum, weight};
+}
+
 }  // namespace
 }  // namespace ernie5
 
@@ -94,4 +103,6 @@ PD_BUILD_OP(ernie5_add_rms_norm)
 PD_BUILD_GRAD_OP(ernie5_add_rms_norm)
     .Inputs({"Sum", "Weight", "Inverse", paddle::Grad("Y"), paddle::Grad("Sum")})
     .Outputs({paddle::Grad("X"), paddle::Grad("Residual"), paddle::Grad("Weight")})
-    .SetKernelFn(PD_KERNEL(add_rms_norm_grad));
+    .SetKernelFn(PD_KERNEL(add_rms_norm_grad))
+    .SetInferShapeFn(PD_INFER_SHAPE(add_grad_infer_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(add_grad_infer_dtype));
