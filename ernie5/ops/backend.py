@@ -5,7 +5,6 @@ Paddle's interface to compiled operators that stand outside it is used here alon
 
 import contextlib
 import importlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from ernie5.errors import UserError
 PREFIX = "ernie5_"
 INTEGERS = (paddle.int32, paddle.int64)
 INSTALL = "pip install ./custom_ops"
-logger = logging.getLogger(__name__)
 
 
 class _Backend:
     """The choice of this process."""
 
     mode = ""  # "native" or "reference"; empty: not chosen yet
+    why = ""  # not native
     operators: frozenset[str] = frozenset()  # registered with Paddle; that can be done once a process
 
 
@@ -31,19 +30,17 @@ _backend = _Backend()
 
 
 def choose(mode: str) -> None:
-    """auto: native where the compiled operators are installed; native: UserError where they are not; reference: never.
+    """auto: native where the compiled operators are installed; native: UserError where they are not; reference: never."""
+    why = "ops.backend is reference" if mode == "reference" else _register()
+    if why and mode == "native":
+        raise UserError(f"ops.backend is native: {why}")
+    _backend.mode, _backend.why = ("reference", why) if why else ("native", "")
 
-    Says once what was chosen.
-    """
-    chosen, why = "reference", "ops.backend is reference"
-    if mode != "reference":
-        why = _register()
-        if why and mode == "native":
-            raise UserError(f"ops.backend is native: {why}")
-        chosen = "reference" if why else "native"
-    if chosen != _backend.mode:
-        logger.info("operators: %s%s", chosen, f" ({why})" if why else "")
-    _backend.mode = chosen
+
+def described() -> str:
+    """The choice in words, with its reason where it is the slower one."""
+    is_native("")  # chooses where nobody has
+    return f"{_backend.mode} ({_backend.why})" if _backend.why else _backend.mode
 
 
 def is_native(operator: str) -> bool:
@@ -56,12 +53,12 @@ def is_native(operator: str) -> bool:
 @contextlib.contextmanager
 def using(mode: str) -> Iterator[None]:
     """The choice for as long as the block runs, as in tests and in an export that must run anywhere."""
-    before = _backend.mode
+    before = _backend.mode, _backend.why
     choose(mode)
     try:
         yield
     finally:
-        _backend.mode = before
+        _backend.mode, _backend.why = before
 
 
 def call(operator: str, inputs: Sequence[paddle.Tensor], *attributes: Any) -> list[paddle.Tensor]:

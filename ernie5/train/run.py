@@ -32,6 +32,7 @@ from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import save_pretrained
 from ernie5.model.weights import assign
+from ernie5.ops import backend
 from ernie5.parallel.data_parallel import Ranks, join
 from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
@@ -147,6 +148,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -
         if checkpoint is not None:
             metrics.write({"kind": "event", "step": checkpoint.step, "text": f"resumed from {checkpoint.path.name}"})
             logger.info("resumed from %s", checkpoint.path)
+        logger.info("operators: %s", backend.described())
         try:
             finished = trainer.fit()
         finally:
@@ -344,6 +346,7 @@ def _describe(config: Config, tokenizer: TextTokenizer, precision: str) -> dict:
         "parameters": {"total": count.total, "active": count.active, "share": count.share},
         "versions": versions,
         "device": paddle.device.get_device(),
+        "operators": backend.described(),
         "precision": precision,
         "vocabulary": tokenizer.vocab_size,
     }

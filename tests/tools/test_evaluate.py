@@ -93,11 +93,16 @@ def spoken_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_said_is_judged_and_can_be_played(tmp_path: Path, spoken_world: Path):
-    parts = {"text": text_tokenizer(), "audio": audio_tokenizer(), "speaker": speaker_encoder()}
+    parts = {
+        "tokenizer_dir": text_tokenizer(),
+        "audio_tokenizer_dir": audio_tokenizer(),
+        "speaker_encoder_dir": speaker_encoder(),
+    }
     for name, part in parts.items():
         part.save_pretrained(tmp_path / name)
     text_model = load_model_config(ROOT / "configs/model/tiny.yaml")
-    model = save_pretrained(audio_model(text_model), tmp_path / "model", *(tmp_path / name for name in parts))
+    model = tmp_path / "model"
+    save_pretrained(audio_model(text_model), model, **{name: tmp_path / name for name in parts})
     noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE // 2).astype(np.float32)
     training = MelTrainConfig(steps=1, batch_size=1, learning_rate=1e-3, dropout=0.0)
     SpeechJudge.train([(noise, "7")], 0, training).save(tmp_path / "judge")
