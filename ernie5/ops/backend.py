@@ -30,7 +30,7 @@ _backend = _Backend()
 
 
 def choose(mode: str) -> None:
-    """auto: native where the compiled operators are installed; native: UserError where they are not; reference: never."""
+    """auto: native where operators are installed; native: UserError where they are not; reference: the definitions."""
     why = "ops.backend is reference" if mode == "reference" else _register()
     if why and mode == "native":
         raise UserError(f"ops.backend is native: {why}")
