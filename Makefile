@@ -35,7 +35,7 @@ setup: $(VENV)/.dev ## make .venv with everything that training and the tests ne
 train: runs/.tokenizers ## set up, then make the digit world and train on it (about 20 minutes on two cores)
 	@echo "[5/5] training: configs/run/digits.yaml $(ARGS)"
 	@set -m; $(VENV)/bin/python tools/speech_judge.py --world $(WORLD) $(JUDGE_ARGS) > runs/judge.log 2>&1 & judge=$$!; \
-	    set +m; trap 'kill -- -$$judge 2>/dev/null' EXIT; \
+	    set +m; trap 'kill -- -$$judge 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
 	    $(VENV)/bin/python tools/train.py -c configs/run/digits.yaml --nproc_per_node $(RANKS) $(ARGS) $(GO_ON) \
 	    && { wait $$judge || { tail -n 5 runs/judge.log >&2; exit 2; }; }
 	@$(if $(ARGS),,$(VENV)/bin/python tools/evaluate.py runs/digits/model --world $(WORLD) --run runs/digits)
@@ -54,7 +54,7 @@ runs/.tokenizers: | $(WORLD)/world.json
 	            -o output_dir=$(AUDIO) $(AUDIO_ARGS) \
 	        && $(VENV)/bin/python tools/tokenizer.py train speaker -c configs/tokenizer/digits_speaker.yaml \
 	            -o output_dir=$(SPEAKER) \
-	    ) > runs/audio.log 2>&1 & sounds=$$!; set +m; trap 'kill -- -$$sounds 2>/dev/null' EXIT; \
+	    ) > runs/audio.log 2>&1 & sounds=$$!; set +m; trap 'kill -- -$$sounds 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
 	    $(VENV)/bin/python tools/tokenizer.py train vision -c configs/tokenizer/digits.yaml \
 	        -o output_dir=$(VISION) $(VISION_ARGS) \
 	    && { wait $$sounds || { tail -n 5 runs/audio.log >&2; exit 2; }; } \
