@@ -82,6 +82,7 @@ def compile_all(build: Path, output: Path) -> dict:
     """Every kernel and binding into one library; returns what build.json says."""
     paddle = find_paddle()
     version, cuda = paddle_version(paddle)
+    cuda = cuda and any(HERE.glob("*/kernel_cuda.cu"))  # a binding to Paddle, beside the kernels behind capi.cu
     march = os.environ.get("ERNIE5_OPS_MARCH", "native")
     include = [f"-I{HERE}"]
     paddle_include = [f"-I{paddle}/include", f"-I{paddle}/include/third_party"]

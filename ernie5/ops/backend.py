@@ -87,6 +87,8 @@ def _register() -> str:
         return f"ernie5_ops is not installed: {INSTALL}"
     if about["paddle"] != paddle.__version__:
         return f"ernie5_ops was compiled for Paddle {about['paddle']}, this is {paddle.__version__}: {INSTALL}"
+    if paddle.is_compiled_with_cuda() and not about["cuda"]:
+        return "ernie5_ops has no kernels for CUDA, for which this Paddle is built"
     lacking = set(about["cpu_flags"]) - processor_flags()
     if lacking:
         return f"ernie5_ops was compiled for another processor (with {', '.join(sorted(lacking))}): {INSTALL}"

@@ -67,6 +67,15 @@ def test_a_library_of_another_paddle_is_not_loaded(package, registered):
     assert registered == []
 
 
+def test_a_library_without_cuda_is_not_loaded_into_a_paddle_with_it(package, registered, monkeypatch):
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+    with pytest.raises(UserError, match="has no kernels for CUDA"):
+        backend.choose("native")
+    package.about["cuda"] = True
+    backend.choose("native")
+    assert len(registered) == 1
+
+
 def test_a_library_of_another_processor_is_not_loaded(package, registered):
     package.about["cpu_flags"] = ["avx9000"]
     with pytest.raises(UserError, match=r"another processor \(with avx9000\)"):
