@@ -1,6 +1,9 @@
 #include "common/gemm.h"
 
 #include <dlfcn.h>
+#include <omp.h>
+
+#include <string>
 
 namespace ernie5::cpu {
 namespace {
@@ -11,10 +14,17 @@ enum : int { kRowMajor = 101, kNoTranspose = 111, kTranspose = 112 };  // of the
 template <typename T>
 using Cblas = void (*)(int, int, int, int, int, int, T, const T*, int, const T*, int, T, T*, int);
 
-// Paddle has loaded it already; its symbols are not global, so it is asked for by name.
+// Paddle loads it at its first product; before, it is found beside the OpenMP library that both use.
 void* library() {
   static void* const handle = [] {
-    void* loaded = dlopen(kLibrary, RTLD_LAZY | RTLD_NOLOAD);
+    if (void* const loaded = dlopen(kLibrary, RTLD_LAZY | RTLD_NOLOAD)) return loaded;
+    Dl_info openmp;
+    std::string path = kLibrary;
+    if (dladdr(reinterpret_cast<void*>(omp_get_max_threads), &openmp) && openmp.dli_fname) {
+      const std::string beside = openmp.dli_fname;
+      path = beside.substr(0, beside.rfind('/') + 1) + kLibrary;
+    }
+    void* const loaded = dlopen(path.c_str(), RTLD_LAZY);
     return loaded ? loaded : dlopen(kLibrary, RTLD_LAZY);
   }();
   return handle;
