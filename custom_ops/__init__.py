@@ -12,5 +12,5 @@ _BUILD = Path(__file__).with_name("build.json")
 
 
 def build() -> dict[str, Any]:
-    """How the library was built: `paddle` (version), `cuda` (has CUDA kernels), `march`, `cpu_flags` (needed of the processor)."""
+    """How the library was built: `paddle` (version), `cuda` (kernels for it), `march`, `cpu_flags` (needed)."""
     return json.loads(_BUILD.read_text(encoding="utf-8"))
