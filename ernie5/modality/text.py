@@ -1,12 +1,12 @@
 """Text: next-token prediction over a shared embedding (report §2.1)."""
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 
 from ernie5.config.schema import ModelConfig
 from ernie5.layers.linear import linear
 from ernie5.modality.unified import IGNORE_INDEX
+from ernie5.ops.cross_entropy import linear_cross_entropy
 
 
 class TextModality(nn.Layer):
@@ -36,6 +36,7 @@ class TextModality(nn.Layer):
         hidden_states [batch, seq, hidden]; labels int64 [batch, seq], IGNORE_INDEX where nothing is predicted, already
         shifted (a slice of the logits instead would cost a copy of their gradient); weight float32 [batch, seq].
         """
-        logits = self.logits(hidden_states.reshape([-1, hidden_states.shape[-1]])).astype("float32")
-        losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
-        return (losses.flatten() * weight.flatten()).sum()
+        rows = hidden_states.reshape([-1, hidden_states.shape[-1]])
+        is_tied = self.lm_head is None
+        head = self.embed_tokens.weight if is_tied else self.lm_head.weight
+        return linear_cross_entropy(rows, head, labels.flatten(), weight.flatten(), IGNORE_INDEX, not is_tied)
