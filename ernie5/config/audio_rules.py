@@ -84,7 +84,7 @@ def audio_model_has_a_tokenizer(config: Config) -> str | None:
 def audio_data_is_in_range(config: Config) -> str | None:
     audio = config.data.audio
     speed = outside({"speed_range": audio.speed_range}, lambda value: 0 <= value <= 0.5, "must lie between 0 and 0.5")
-    shares = not_a_share(condition_dropout=audio.condition_dropout)
+    shares = not_a_share(condition_dropout=audio.condition_dropout, level_dropout=audio.level_dropout)
     return prefixed("data.audio", [shares, speed, negative(max_delay=audio.max_delay)])
 
 

@@ -261,6 +261,9 @@ class AudioDataConfig:
     speed_range: float = 0.0
     # Seconds of silence, at most, before a sound that is heard; its frames then begin elsewhere and have other codes.
     max_delay: float = 0.0
+    # Probability that a sound that is heard loses its last levels of codes, at least one; the first ones, which say the
+    # words (report §2.3), have to do then, and a voice is learned by heart less easily.
+    level_dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,16 +30,21 @@ class Variation(NamedTuple):
 
     speed: float = 1.0  # at which it is played, its pitch with it
     delay: int = 0  # samples of silence before it
+    levels: int = 0  # of its codes that are kept, the first ones; 0: all
 
 
 UNCHANGED = Variation()
 
 
 def draw_variation(settings: AudioSettings, of_sample: np.random.Generator, of_sound: np.random.Generator) -> Variation:
-    """One speed for all sounds of a sample, because they may be of one voice; a delay for each."""
+    """One speed for all sounds of a sample, because they may be of one voice; a delay and levels for each."""
     most = settings.data.speed_range
     longest = round(settings.data.max_delay * settings.model.sample_rate)
-    return Variation(1 + of_sample.uniform(-most, most), int(of_sound.integers(longest + 1)))
+    speed, delay = 1 + of_sample.uniform(-most, most), int(of_sound.integers(longest + 1))
+    levels = settings.model.num_codebooks
+    if levels == 1 or of_sound.random() >= settings.data.level_dropout:
+        return Variation(speed, delay)
+    return Variation(speed, delay, int(of_sound.integers(1, levels)))
 
 
 def varied(samples: np.ndarray, variation: Variation) -> np.ndarray:
@@ -57,6 +62,7 @@ class EncodedSound:
     layout: TokenLayout
     samples: np.ndarray  # float32 [samples]
     role: str
+    levels: int = 0  # of codes that are kept, see Variation
 
     @property
     def is_generated(self) -> bool:
@@ -68,7 +74,8 @@ class EncodedSound:
 
     def placed(self, start: int) -> SoundMedium:
         """With its first token at `start`."""
-        return SoundMedium(samples=self.samples, start=start, length=len(self.layout), role=self.role)
+        length = len(self.layout)
+        return SoundMedium(samples=self.samples, start=start, length=length, role=self.role, levels=self.levels)
 
 
 def encode_sound(segment: Audio, settings: AudioSettings, variation: Variation = UNCHANGED) -> EncodedSound:
@@ -77,9 +84,8 @@ def encode_sound(segment: Audio, settings: AudioSettings, variation: Variation =
     if segment.role == "speaker" and not model.speaker_dim:
         raise UserError(f"{segment.source}: is a reference clip, but this model takes no voices: leave it out")
     samples = varied(read_sound(segment.source, model.sample_rate, model.max_seconds), variation)
-    return EncodedSound(
-        sound_layout(1 if segment.role == "speaker" else num_frames(len(samples), model)), samples, segment.role
-    )
+    length = 1 if segment.role == "speaker" else num_frames(len(samples), model)
+    return EncodedSound(sound_layout(length), samples, segment.role, variation.levels)
 
 
 def num_frames(samples: int, model: AudioConfig) -> int:

@@ -53,8 +53,8 @@ class MediaSettings(NamedTuple):
             return encode_medium(segment, self.vision, own)
         generators = (np.random.default_rng(key) for key in (derive_key(seed, "voice"), own))
         variation = draw_variation(self.audio, *generators)
-        if segment.role == "generate":  # when it begins is not to be learned
-            variation = variation._replace(delay=0)
+        if segment.role == "generate":  # when it begins is not to be learned, and all of it is
+            variation = variation._replace(delay=0, levels=0)
         return encode_sound(segment, self.audio, variation)
 
     def condition_dropout(self, medium: EncodedMedium | EncodedSound) -> float:

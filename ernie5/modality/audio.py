@@ -33,8 +33,10 @@ class AudioModality(nn.Layer):
         self.voice = linear(config.speaker_dim, hidden_size, initializer_range) if config.speaker_dim else None
 
     def embed(self, codes: paddle.Tensor) -> paddle.Tensor:
-        """codes int64 [n, levels] -> [n, hidden]: the sum over levels, e_i = sum_q E_q[a_iq]."""
-        return sum(table(codes[:, level]) for level, table in enumerate(self.code_embeddings))
+        """codes int64 [n, levels] -> [n, hidden]: the sum over levels, e_i = sum_q E_q[a_iq]. A code below 0 adds none."""
+        there = (codes >= 0).astype(self.code_embeddings[0].weight.dtype)
+        tables = enumerate(self.code_embeddings)
+        return sum(table(codes[:, q].clip(min=0)) * there[:, q : q + 1] for q, table in tables)
 
     def embed_voices(self, vectors: paddle.Tensor) -> paddle.Tensor:
         """The speaker encoder's vectors float32 [n, speaker_dim] -> [n, hidden], each in the place of a token."""

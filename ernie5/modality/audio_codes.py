@@ -16,6 +16,9 @@ ENCODED_TOGETHER = 8  # sounds
 KEPT_FRAMES = 200_000  # of codes that a coder remembers, at a few bytes a code; the same clips come again every epoch
 
 
+MISSING = -1  # in the place of a code that is kept from the model
+
+
 class SpokenTargets(NamedTuple):
     """What is predicted of the sounds that are generated: their codes, and the end behind the last."""
 
@@ -32,7 +35,7 @@ class Voices(NamedTuple):
 class AudioBatch(NamedTuple):
     """Sounds of a batch, those that are heard and those that are spoken alike."""
 
-    codes: paddle.Tensor | None  # int64 [n, levels] of all frames
+    codes: paddle.Tensor | None  # int64 [n, levels] of all frames; MISSING where a level is left out
     places: np.ndarray  # int64 [n]: in the flattened batch
     spoken: SpokenTargets | None
     voices: Voices | None
@@ -56,7 +59,9 @@ class AudioCoder:
         codes = self.codes([medium.samples for medium in sounds])
         places = [_start(medium, seq_len) + np.arange(medium.length) for medium in sounds]
         return AudioBatch(
-            paddle.to_tensor(np.concatenate(codes)) if codes else None,
+            paddle.to_tensor(np.concatenate([_kept(*pair) for pair in zip(sounds, codes, strict=True)]))
+            if codes
+            else None,
             np.concatenate(places) if places else np.zeros(0, np.int64),
             self._targets(sounds, codes, seq_len),
             self._voices(voices, seq_len) if voices else None,
@@ -112,6 +117,12 @@ class AudioCoder:
         while self._kept > KEPT_FRAMES:
             self._kept -= len(self._known.popitem(last=False)[1])
         return found
+
+
+def _kept(medium: SoundMedium, codes: np.ndarray) -> np.ndarray:
+    """The codes int64 [frames, levels] without the levels that the medium leaves out."""
+    level = np.arange(codes.shape[1])
+    return np.where(level < (medium.levels or len(level)), codes, MISSING)
 
 
 def _start(medium: SoundMedium, seq_len: int) -> int:

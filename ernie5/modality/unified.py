@@ -45,6 +45,7 @@ class SoundMedium:
     length: int  # number of its tokens
     role: Literal["understand", "generate", "speaker"]
     row: int = 0  # of the batch
+    levels: int = 0  # of its codes that go in, the first ones; 0: all
 
     @property
     def is_generated(self) -> bool:

@@ -61,6 +61,7 @@ def test_a_fitting_configuration_passes():
         ({"model.audio": None}, "tokenizer.audio is set, but the model has no audio section"),
         ({"model.audio": None, "tokenizer.audio": ""}, "tokenizer.speaker is set, but the model has no audio section"),
         ({"data.audio.condition_dropout": 1.1}, "data.audio.condition_dropout is 1.1: must lie between 0 and 1"),
+        ({"data.audio.level_dropout": -0.1}, "data.audio.level_dropout is -0.1: must lie between 0 and 1"),
         ({"generation.audio.top_p": 0.0}, "generation.audio.top_p is 0.0: must be above 0 and at most 1"),
         ({"generation.audio.temperature": -1.0}, "generation.audio.temperature is -1.0: must not be negative"),
         ({"generation.audio.top_k": -1}, "generation.audio.top_k is -1: must not be negative"),

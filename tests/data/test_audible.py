@@ -48,9 +48,20 @@ def test_sounds_of_a_sample_share_their_speed_but_not_their_delay():
 def test_variations_stay_within_their_settings_and_reach_their_ends():
     audio = settings(speed_range=0.2, max_delay=0.1)
     drawn = [draw(audio, sample, sample + 1000) for sample in range(300)]
-    speeds, delays = zip(*drawn, strict=True)
+    speeds, delays, _ = zip(*drawn, strict=True)
     assert 0.8 <= min(speeds) < 0.82 and 1.18 < max(speeds) <= 1.2
     assert 0 <= min(delays) < 20 and 780 < max(delays) <= 800
+
+
+def test_levels_are_dropped_as_often_as_is_asked_for_and_the_first_one_stays():
+    audio = settings(level_dropout=0.25)
+    levels = [draw(audio, sample, sample + 1000).levels for sample in range(800)]
+    assert set(levels) == set(range(audio.model.num_codebooks))
+    assert sum(level > 0 for level in levels) == pytest.approx(200, abs=45)
+    assert draw(audio.uncorrupted(), 1, 2) == UNCHANGED
+    delay = settings(max_delay=0.1)
+    both = settings(max_delay=0.1, level_dropout=1.0)
+    assert draw(delay, 1, 2).delay == draw(both, 1, 2).delay
 
 
 def test_the_shortest_sound_stays_one():

@@ -50,6 +50,16 @@ def test_input_of_a_frame_is_the_sum_of_the_embeddings_of_its_codes():
     np.testing.assert_allclose(audio.embed(paddle.to_tensor(codes)).numpy(), expected, atol=1e-6)
 
 
+def test_a_level_that_is_missing_adds_nothing_and_learns_nothing():
+    audio, codes = modality(), np.array([[0, 3, -1], [6, -1, -1]])
+    expected = [sum(table(audio, level)[code] for level, code in enumerate(frame) if code >= 0) for frame in codes]
+    rows = audio.embed(paddle.to_tensor(codes))
+    np.testing.assert_allclose(rows.numpy(), expected, atol=1e-6)
+    rows.sum().backward()
+    learned = [set(np.flatnonzero(embedding.weight.grad.numpy().any(-1))) for embedding in audio.code_embeddings]
+    assert learned == [{0, 6}, {3}, set()]
+
+
 def test_levels_are_read_behind_the_top_layers_and_their_codes_added_before_the_next():
     audio, rng = modality(), np.random.default_rng(0)
     hidden, places = rng.normal(size=(2, 5, HIDDEN)), np.array([1, 2, 9])

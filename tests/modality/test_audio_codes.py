@@ -1,5 +1,7 @@
 """Sounds of a batch become codes, targets and voices in their places."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,18 @@ def test_targets_are_the_codes_and_the_end_at_every_level():
     spoken = noise(2 * FRAME)
     targets = audio_coder().encode([medium(spoken, 1, "generate")], seq_len=10).spoken
     np.testing.assert_array_equal(targets.codes.numpy(), [*codes_of(spoken), [END] * AUDIO.num_codebooks])
+
+
+def test_levels_that_a_sound_leaves_out_are_missing_from_what_goes_in_alone():
+    cut, whole = noise(2 * FRAME), noise(FRAME, 1)
+    media = [dataclasses.replace(medium(cut, 1, "understand"), levels=1), medium(whole, 5, "generate")]
+    coder = audio_coder()
+    batch = coder.encode(media, seq_len=10)
+    codes = batch.codes.numpy()
+    np.testing.assert_array_equal(codes[:2, 0], codes_of(cut)[:, 0])
+    assert (codes[:2, 1:] == audio_codes.MISSING).all()
+    np.testing.assert_array_equal(codes[2:], codes_of(whole))
+    np.testing.assert_array_equal(coder.codes([cut])[0], codes_of(cut))  # what is remembered is whole
 
 
 @pytest.mark.parametrize("role", ["understand", "speaker"])
