@@ -33,7 +33,7 @@ class AudioModality(nn.Layer):
         self.voice = linear(config.speaker_dim, hidden_size, initializer_range) if config.speaker_dim else None
 
     def embed(self, codes: paddle.Tensor) -> paddle.Tensor:
-        """codes int64 [n, levels] -> [n, hidden]: the sum over levels, e_i = sum_q E_q[a_iq]. A code below 0 adds none."""
+        """codes int64 [n, levels], below 0 where there is none -> [n, hidden]: e_i = sum_q E_q[a_iq]."""
         there = (codes >= 0).astype(self.code_embeddings[0].weight.dtype)
         tables = enumerate(self.code_embeddings)
         return sum(table(codes[:, q].clip(min=0)) * there[:, q : q + 1] for q, table in tables)
