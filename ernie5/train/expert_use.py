@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ernie5.layers.router import Router, Routing
+from ernie5.layers.router import Router
 from ernie5.modality.unified import TokenKind, UnifiedSequence
 from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.ops.router import Routing
 
 KINDS = tuple(kind for kind in TokenKind if kind != TokenKind.PADDING)
 

@@ -5,7 +5,8 @@ import paddle
 import pytest
 
 from ernie5.config.schema import MoEConfig
-from ernie5.layers.router import Router, route
+from ernie5.layers.router import Router
+from ernie5.ops.router import route
 from tests.tolerances import tolerance
 
 TOKENS, EXPERTS, TOP_K = 40, 8, 3
