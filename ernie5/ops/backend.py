@@ -61,19 +61,26 @@ def using(mode: str) -> Iterator[None]:
         _backend.mode, _backend.why = before
 
 
-def call(operator: str, inputs: Sequence[paddle.Tensor], *attributes: Any) -> list[paddle.Tensor]:
+def call(
+    operator: str, inputs: Sequence[paddle.Tensor | list[paddle.Tensor]], *attributes: Any
+) -> list[paddle.Tensor]:
     """The outputs of a compiled operator, with its gradients; in dygraph and under to_static.
 
+    An input may be a list of tensors, of which none is an integer; an output that is one comes as the list itself.
     Integers go in and come out without gradients: Paddle takes them for differentiable, and as the operator has no
     gradient for them, it would silently give none to anything below.
     """
-    inputs = [tensor.detach() if tensor.dtype in INTEGERS else tensor for tensor in inputs]
+    inputs = [_without_gradient(tensor) for tensor in inputs]
     outputs = paddle._C_ops._run_custom_op(PREFIX + operator, *inputs, *attributes)
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     for tensor in outputs:
         if tensor.dtype in INTEGERS:
             tensor.stop_gradient = True
     return outputs
+
+
+def _without_gradient(tensor: paddle.Tensor | list[paddle.Tensor]) -> paddle.Tensor | list[paddle.Tensor]:
+    return tensor.detach() if not isinstance(tensor, list) and tensor.dtype in INTEGERS else tensor
 
 
 def _register() -> str:

@@ -8,18 +8,19 @@ from paddle import nn
 
 from ernie5.config.schema import OptimizerConfig
 from ernie5.layers.router import Router
+from ernie5.ops.adamw import AdamW, scale_all, sums_of_squares
 
 DECAYED_NDIM = 2  # matrices, embeddings and stacked experts are decayed; norm weights and biases are not
 
 
-def build_optimizer(model: nn.Layer, config: OptimizerConfig) -> paddle.optimizer.AdamW:
+def build_optimizer(model: nn.Layer, config: OptimizerConfig) -> AdamW:
     """The learning rate is set before every step. Parameters in a half type get float32 master weights."""
     parameters = list(model.parameters())
     for layer in model.sublayers():
         if isinstance(layer, Router):
             layer.weight.optimize_attr["learning_rate"] = config.router_lr_scale
     decayed = {parameter.name for parameter in parameters if parameter.ndim >= DECAYED_NDIM}
-    return paddle.optimizer.AdamW(
+    return AdamW(
         learning_rate=0.0,
         beta1=config.beta1,
         beta2=config.beta2,
@@ -38,22 +39,16 @@ def clip_grad_norm(parameters: Iterable[paddle.Tensor], clip_norm: float) -> flo
     The gradients are touched only when they are too large. A norm that is not finite is returned as it is.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = [_sum_of_squares(gradient) for gradient in gradients]
+    squares = sums_of_squares(gradients)
     norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
     if clip_norm and norm > clip_norm:
-        for gradient in gradients:
-            gradient.scale_(clip_norm / norm)
+        scale_all(gradients, clip_norm / norm)
     return norm
-
-
-def _sum_of_squares(tensor: paddle.Tensor) -> float:
-    flat = tensor.astype("float32").flatten()
-    return float(paddle.dot(flat, flat))
 
 
 def first_not_finite(model: nn.Layer) -> str | None:
     """The structured name of the first parameter whose gradient holds a NaN or an infinity."""
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not math.isfinite(_sum_of_squares(parameter.grad)):
+        if parameter.grad is not None and not math.isfinite(sums_of_squares([parameter.grad])[0]):
             return name
     return None
