@@ -34,20 +34,23 @@ void score_token(const T* logits, const T* mask, int64_t experts, Score score, T
   for (int64_t i = 0; i < experts; ++i) scores[i] *= inverse;
 }
 
-// The top_k highest of values, highest first; best [top_k] is room for them. NaN ranks first, as in an argsort.
+// The top_k highest of values, highest first, of equal ones the lowest id first; NaN ranks highest, as in an argsort. What is
+// chosen becomes NaN, which no comparison finds.
 template <typename T>
-void choose(const T* values, int64_t experts, int64_t top_k, T* best, int64_t* ids) {
-  int64_t found = 0;
-  for (int64_t expert = 0; expert < experts; ++expert) {
-    const T value = values[expert] == values[expert] ? values[expert] : std::numeric_limits<T>::infinity();
-    if (found == top_k && !(value > best[top_k - 1])) continue;
-    int64_t place = found < top_k ? found++ : top_k - 1;
-    for (; place > 0 && value > best[place - 1]; --place) {
-      best[place] = best[place - 1];
-      ids[place] = ids[place - 1];
-    }
-    best[place] = value;
-    ids[place] = expert;
+void choose(T* values, int64_t experts, int64_t top_k, int64_t* ids) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  const int32_t count = static_cast<int32_t>(experts);
+#pragma omp simd
+  for (int32_t i = 0; i < count; ++i) values[i] = values[i] == values[i] ? values[i] : kInfinity;
+  for (int64_t choice = 0; choice < top_k; ++choice) {
+    T highest = -kInfinity;
+#pragma omp simd reduction(max : highest)
+    for (int32_t i = 0; i < count; ++i) highest = values[i] > highest ? values[i] : highest;
+    int32_t first = count;
+#pragma omp simd reduction(min : first)
+    for (int32_t i = 0; i < count; ++i) first = values[i] == highest && i < first ? i : first;
+    ids[choice] = first;
+    values[first] = std::numeric_limits<T>::quiet_NaN();
   }
 }
 
@@ -59,13 +62,14 @@ void router_forward(const T* logits, const T* bias, const T* mask, int64_t token
   const int threads = omp_get_max_threads();
   std::vector<int64_t> counts(static_cast<size_t>(threads * experts));
   parallel_ranges(tokens, tokens * experts, [&](int64_t begin, int64_t end, int thread) {
-    std::vector<T> scores(experts), values(experts), best(top_k);
+    std::vector<T> scores(experts), values(experts);
     int64_t* const count = counts.data() + thread * experts;
     for (int64_t token = begin; token < end; ++token) {
       score_token(logits + token * experts, mask, experts, score, scores.data());
+#pragma omp simd
       for (int64_t i = 0; i < experts; ++i) values[i] = scores[i] + bias[i] + mask[i];
       int64_t* const chosen = ids + token * top_k;
-      choose(values.data(), experts, top_k, best.data(), chosen);
+      choose(values.data(), experts, top_k, chosen);
       T total = 0;
       for (int64_t choice = 0; choice < top_k; ++choice) total += scores[chosen[choice]];
       const T factor = T(scaling) / std::max(total, T(kSmallestSum));

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import paddle
 
-from ernie5.layers.router import Routing
-from ernie5.ops.moe import Permutation, moe_permute, moe_unpermute, sort_by_expert
+from ernie5.layers.experts import Experts
+from ernie5.ops import backend
+from ernie5.ops.moe import Permutation, moe_ffn, moe_permute, moe_unpermute, sort_by_expert
+from ernie5.ops.router import Routing
 
 
 class Dispatched(NamedTuple):
@@ -15,10 +17,22 @@ class Dispatched(NamedTuple):
 
 
 class LocalDispatcher:
-    """All experts are here. Expert parallelism is another class with these two methods."""
+    """All experts are here. Expert parallelism is another class with these three methods."""
 
     def __init__(self, num_experts: int):
         self.num_experts = num_experts
+
+    def run(self, hidden_states: paddle.Tensor, routing: Routing, experts: Experts) -> paddle.Tensor:
+        """hidden_states [tokens, hidden] -> the sum over each token's chosen experts, [tokens, hidden].
+
+        In one operator where that is compiled; else through `dispatch`, the experts and `combine`.
+        """
+        if backend.is_native("moe_ffn"):
+            weights = experts.gate_up_proj, experts.down_proj
+            return moe_ffn(hidden_states, routing.topk_ids, routing.topk_weights, *weights)
+        sent = self.dispatch(hidden_states, routing)
+        rows = experts(sent.rows, sent.row_weights, sent.permutation.tokens_per_expert)
+        return self.combine(rows, sent)
 
     def dispatch(self, hidden_states: paddle.Tensor, routing: Routing) -> Dispatched:
         """hidden_states [tokens, hidden] -> rows in expert order."""

@@ -7,37 +7,80 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from ernie5.ops import backend
+
+NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
 # Decoding so few (token, choice) slots, gathered matrices are twice as fast as a loop over the experts; at 32 as fast.
 GATHERED_SLOTS = 16
 
 
 @dataclass(frozen=True, eq=False)  # not a tuple: a PyLayer would take its tensors as inputs that want gradients
 class Permutation:
-    """Where the (token, choice) slots stand once sorted by expert; ties keep token order, so a run is reproducible."""
+    """Where the (token, choice) slots stand once sorted by expert; ties keep token order, so a run is reproducible.
 
-    token_ids: paddle.Tensor  # int64 [slots]: the token of each sorted row
-    slot_ids: paddle.Tensor  # int64 [slots]: the flat (token, choice) of each sorted row
+    rows = slots, or with an alignment slots + experts * (alignment - 1), of which some belong to no slot.
+    """
+
+    token_ids: paddle.Tensor  # int64 [rows]: the token of each sorted row, -1 for a row without a slot
+    slot_ids: paddle.Tensor  # int64 [rows]: the flat (token, choice) of each sorted row, or -1
     row_ids: paddle.Tensor  # int64 [tokens, top_k]: the sorted row of each (token, choice)
     tokens_per_expert: paddle.Tensor  # int64 [experts]
 
+    def tokens_per_rank(self, num_ranks: int) -> paddle.Tensor:
+        """int64 [ranks, local_experts], where each rank has as many experts, in order.
 
-def sort_by_expert(topk_ids: paddle.Tensor, num_experts: int) -> Permutation:
-    """topk_ids int64 [tokens, top_k] -> Permutation."""
+        Rows in expert order are in rank order too, so its sums are the sizes to send. What a rank receives is sorted
+        anew, by `sort_by_expert` of each row's local expert as its only choice.
+        """
+        return self.tokens_per_expert.reshape([num_ranks, -1])
+
+
+def sort_by_expert(topk_ids: paddle.Tensor, num_experts: int, alignment: int = 1) -> Permutation:
+    """topk_ids int64 [tokens, top_k] -> Permutation. Each expert's rows begin at a multiple of `alignment`."""
+    if backend.is_native("sort_by_expert") and topk_ids.dtype == paddle.int64:
+        return Permutation(*backend.call("sort_by_expert", [topk_ids], num_experts, alignment))
     top_k = topk_ids.shape[1]
     flat = topk_ids.detach().flatten()
     slot_ids = paddle.argsort(flat, stable=True)
-    row_ids = paddle.argsort(slot_ids).reshape([-1, top_k])
-    return Permutation(slot_ids // top_k, slot_ids, row_ids, paddle.bincount(flat, minlength=num_experts))
+    counts = paddle.bincount(flat, minlength=num_experts)
+    row_ids = paddle.argsort(slot_ids)
+    if alignment > 1:
+        aligned = (counts + (alignment - 1)) // alignment * alignment
+        moved = (paddle.cumsum(aligned) - aligned) - (paddle.cumsum(counts) - counts)  # of an expert's first row
+        row_ids = row_ids + paddle.gather(moved, flat)
+        rows = paddle.full([flat.shape[0] + num_experts * (alignment - 1)], -1, "int64")
+        slot_ids = paddle.scatter(rows, row_ids, paddle.arange(flat.shape[0]))
+    return Permutation(slot_ids // top_k, slot_ids, row_ids.reshape([-1, top_k]), counts)
 
 
 def moe_permute(hidden_states: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
-    """hidden_states [tokens, hidden] -> [slots, hidden] in expert order."""
+    """hidden_states [tokens, hidden] -> [rows, hidden] in expert order, zeros where a row has no token."""
+    if backend.is_native("moe_permute") and hidden_states.dtype in NATIVE_DTYPES:
+        return backend.call("moe_permute", [hidden_states, permutation.token_ids, permutation.row_ids])[0]
     return _Permute.apply(hidden_states, permutation)
 
 
-def moe_unpermute(rows: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
-    """rows [slots, hidden] in expert order -> [tokens, hidden], the sum of each token's rows."""
+def moe_unpermute(
+    rows: paddle.Tensor, permutation: Permutation, topk_weights: paddle.Tensor | None = None
+) -> paddle.Tensor:
+    """rows [rows, hidden] in expert order -> [tokens, hidden], the sum of each token's rows, in the order of choices.
+
+    topk_weights [tokens, top_k]: of the sum; without it all are 1.
+    """
+    if backend.is_native("moe_unpermute") and rows.dtype in NATIVE_DTYPES:
+        inputs = [rows, permutation.token_ids, permutation.row_ids]
+        if topk_weights is None:
+            return backend.call("moe_unpermute", inputs)[0]
+        return backend.call("moe_unpermute_weighted", [*inputs, topk_weights.astype(_weight_dtype(rows))])[0]
+    if topk_weights is not None:
+        row_weights = _gather_or_zero(topk_weights.flatten(), permutation.slot_ids)
+        rows = rows * row_weights.unsqueeze(-1).astype(rows.dtype)
     return _Unpermute.apply(rows, permutation)
+
+
+def _weight_dtype(rows: paddle.Tensor) -> str:
+    """What the compiled operators take weights in, which is what they compute in."""
+    return "float64" if rows.dtype == paddle.float64 else "float32"
 
 
 class _Permute(PyLayer):
@@ -46,7 +89,7 @@ class _Permute(PyLayer):
     @staticmethod
     def forward(ctx, hidden_states, permutation):
         ctx.permutation = permutation
-        return paddle.gather(hidden_states, permutation.token_ids)
+        return _rows_of(hidden_states, permutation)
 
     @staticmethod
     def backward(ctx, grad):
@@ -61,7 +104,21 @@ class _Unpermute(PyLayer):
 
     @staticmethod
     def backward(ctx, grad):
-        return paddle.gather(grad, ctx.permutation.token_ids)
+        return _rows_of(grad, ctx.permutation)
+
+
+def _rows_of(hidden_states: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
+    """[tokens, hidden] -> [rows, hidden], zeros where a row has no token."""
+    token_ids = permutation.token_ids
+    if token_ids.shape[0] == permutation.row_ids.shape[0] * permutation.row_ids.shape[1]:
+        return paddle.gather(hidden_states, token_ids)
+    return _gather_or_zero(hidden_states, token_ids)
+
+
+def _gather_or_zero(values: paddle.Tensor, ids: paddle.Tensor) -> paddle.Tensor:
+    """values[ids], zeros where an id is -1."""
+    zero = paddle.zeros([1, *values.shape[1:]], values.dtype)
+    return paddle.gather(paddle.concat([values, zero]), paddle.where(ids < 0, values.shape[0], ids))
 
 
 def _sum_over_choices(rows: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
@@ -86,6 +143,9 @@ def expert_ffn(
     gate_up_proj [experts, hidden, 2 * ffn] (gate first), down_proj [experts, ffn, hidden] -> [slots, hidden].
     The weight is applied between the two products, where rows are narrowest; the second product is linear in it.
     """
+    if backend.is_native("expert_ffn") and _fits(rows, gate_up_proj, down_proj):
+        inputs = [rows, row_weights.astype(_weight_dtype(rows)), tokens_per_expert, gate_up_proj, down_proj]
+        return backend.call("expert_ffn", inputs, _wants_gradients(*inputs))[0]
     counts = tokens_per_expert.tolist()
     if rows.shape[0] <= GATHERED_SLOTS and not paddle.is_grad_enabled():
         return _gathered_ffn(rows, row_weights, counts, gate_up_proj, down_proj)
@@ -94,6 +154,39 @@ def expert_ffn(
     inner = _grouped_product(rows, _matrices(gate_up_proj, busy), counts)
     inner = F.swiglu(inner) * row_weights.unsqueeze(-1).astype(inner.dtype)
     return _grouped_product(inner, _matrices(down_proj, busy), counts)
+
+
+def moe_ffn(
+    hidden_states: paddle.Tensor,
+    topk_ids: paddle.Tensor,
+    topk_weights: paddle.Tensor,
+    gate_up_proj: paddle.Tensor,
+    down_proj: paddle.Tensor,
+) -> paddle.Tensor:
+    """The sum over a token's chosen experts of weight * expert(x), all experts being here.
+
+    hidden_states [tokens, hidden], topk_ids int64 and topk_weights [tokens, top_k], gate_up_proj [experts, hidden,
+    2 * ffn] (gate first), down_proj [experts, ffn, hidden] -> [tokens, hidden]. Compiled, rows in expert order exist a
+    block at a time only; this definition makes all of them.
+    """
+    if backend.is_native("moe_ffn") and _fits(hidden_states, gate_up_proj, down_proj):
+        weights = topk_weights.astype(_weight_dtype(hidden_states))
+        inputs = [hidden_states, topk_ids, weights, gate_up_proj, down_proj]
+        return backend.call("moe_ffn", inputs, _wants_gradients(*inputs))[0]
+    permutation = sort_by_expert(topk_ids, gate_up_proj.shape[0])
+    row_weights = paddle.gather(topk_weights.flatten(), permutation.slot_ids)
+    rows = moe_permute(hidden_states, permutation)
+    rows = expert_ffn(rows, row_weights, permutation.tokens_per_expert, gate_up_proj, down_proj)
+    return moe_unpermute(rows, permutation)
+
+
+def _fits(rows: paddle.Tensor, *weights: paddle.Tensor) -> bool:
+    return rows.dtype in NATIVE_DTYPES and all(weight.dtype == rows.dtype for weight in weights)
+
+
+def _wants_gradients(*tensors: paddle.Tensor) -> bool:
+    """Whether an operator has to keep what its gradient needs."""
+    return paddle.is_grad_enabled() and not all(tensor.stop_gradient for tensor in tensors)
 
 
 def _gathered_ffn(rows, row_weights, counts: list[int], gate_up_proj, down_proj) -> paddle.Tensor:
