@@ -1,5 +1,9 @@
 """The compiled router against its definition, a loop in NumPy and central differences."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import paddle
 import pytest
@@ -241,3 +245,28 @@ def test_it_works_in_a_saved_program_of_any_number_of_tokens(tmp_path):
     paddle.jit.save(layer, str(tmp_path / "gate"), input_spec=[paddle.static.InputSpec([None, 6], "float32")])
     for one, other in zip(paddle.jit.load(str(tmp_path / "gate"))(x), expected, strict=True):
         np.testing.assert_array_equal(one.numpy(), other)
+
+
+SCRIPT = """
+import hashlib, numpy as np, paddle
+from ernie5.ops.router import route
+rng = np.random.default_rng(0)
+logits = paddle.to_tensor(rng.normal(size=[2000, 64]).astype("float32"), stop_gradient=False)
+routing = route(logits, paddle.zeros([64]), paddle.zeros([64]), 4, "softmax")
+(routing.topk_weights ** 2).sum().backward()
+print(hashlib.sha256(b"".join(one.numpy().tobytes() for one in (*routing, logits.grad))).hexdigest())
+"""
+
+
+def test_one_and_two_threads_give_the_same_bits():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env=os.environ | {"OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    assert len(found) == 1 and len(found.pop()) == 65
