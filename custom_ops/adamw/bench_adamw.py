@@ -51,7 +51,9 @@ def main() -> None:
         work = {name: count * 4e-9 * (8 if "clipped" in name else 7) for name in times}
         print(f"\n{case['tensors']} tensors of {case['size']} float32, {options.threads} thread(s)\n")
         for kind in ("clipped step", "step"):
-            chosen = {name: times[name] for name in times if name.endswith(kind) and ("clipped" in name) == ("c" in kind)}
+            chosen = {
+                name: times[name] for name in times if name.endswith(kind) and ("clipped" in name) == ("c" in kind)
+            }
             print(bench.table(chosen, f"native {kind}", work, "GB/s"), "\n")
         if peer:
             peer.close()
