@@ -1,10 +1,10 @@
 """The dense SwiGLU feed-forward layer."""
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ernie5.layers.linear import linear
+from ernie5.ops.swiglu import swiglu
 
 
 class GatedMLP(nn.Layer):
@@ -17,4 +17,4 @@ class GatedMLP(nn.Layer):
         self.down_proj = linear(intermediate_size, hidden_size, initializer_range)
 
     def forward(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
-        return self.down_proj(F.swiglu(self.gate_proj(hidden_states), self.up_proj(hidden_states)))
+        return self.down_proj(swiglu(self.gate_proj(hidden_states), self.up_proj(hidden_states)))

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import paddle
-from paddle.autograd import PyLayer
 
 from ernie5.config.schema import AttentionConfig
+from ernie5.ops.uni_rope import uni_rope
 
 T, H, W = 0, 1, 2  # columns of position_ids
 
@@ -40,25 +40,4 @@ def rotation(position_ids: paddle.Tensor, config: AttentionConfig) -> Rotation:
 
 def rotate(states: paddle.Tensor, by: Rotation) -> paddle.Tensor:
     """Turns pair j of each head, the dims (j, j + head_dim / 2), by its angle. states [batch, seq, heads, head_dim]."""
-    return _Rotate.apply(states, by.cos, by.sin)
-
-
-class _Rotate(PyLayer):
-    """The gradient of a turn is the turn back. By hand it takes a third of autograd's time."""
-
-    @staticmethod
-    def forward(ctx, states, cos, sin):
-        ctx.cos, ctx.sin = cos, sin
-        return _turn(states, cos, sin)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _turn(grad, ctx.cos, -ctx.sin), None, None
-
-
-def _turn(states, cos, sin) -> paddle.Tensor:
-    shape = [*states.shape[:3], states.shape[3] // 2]
-    first, second = states[..., : shape[3]].astype("float32"), states[..., shape[3] :].astype("float32")
-    cos, sin = cos.expand(shape), sin.expand(shape)  # a product that broadcasts over heads is ten times slower on CPU
-    turned = paddle.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(states.dtype)
+    return uni_rope(states, by.cos, by.sin)

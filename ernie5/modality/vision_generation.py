@@ -2,11 +2,11 @@
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 
 from ernie5.config.schema import VisionConfig
 from ernie5.layers.linear import linear
+from ernie5.ops.bitwise_cross_entropy import bitwise_cross_entropy
 
 
 class VisionGeneration(nn.Layer):
@@ -40,6 +40,4 @@ class VisionGeneration(nn.Layer):
 
         hidden_states [n, hidden] of the positions that predict, targets float32 [n, bits], weight float32 [n].
         """
-        logits = self.logits(hidden_states)[:, : targets.shape[-1]].astype("float32")
-        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
-        return (losses * weight).sum()
+        return bitwise_cross_entropy(self.logits(hidden_states), targets, weight)

@@ -19,8 +19,8 @@ def linear_cross_entropy(
     """sum of row_weights * negative log-likelihood of the labels, in nats, a scalar (float32, or float64 of float64).
 
     hidden_states [rows, hidden]; weight [vocab, hidden], as an embedding's, or with `hidden_first` [hidden, vocab], as
-    a linear layer's; labels int64 [rows], ignore_index where nothing is predicted; row_weights float32 [rows], which get
-    no gradient. The logits are hidden_states weight^T; compiled, they are made a chunk of rows at a time and not kept.
+    a linear layer's; labels int64 [rows], ignore_index where nothing is predicted; row_weights float32 [rows], which
+    get no gradient. The logits are hidden_states weight^T; compiled, they are made some rows at a time and not kept.
     """
     if backend.is_native("linear_cross_entropy") and _fits(hidden_states, weight):
         wanted = [paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in (hidden_states, weight)]
