@@ -1,6 +1,6 @@
 """Builds libe5_kernels.so, the CUDA kernels behind the C interface of capi.cu. Needs nvcc, neither Paddle nor torch.
 
-    python custom_ops/build_capi.py [--output PATH] [--archs 80 90] [--emulated]
+    python -m custom_ops.build_capi [--output PATH] [--archs 80 90] [--emulated]
 
 With --emulated, a C++ compiler makes a library whose kernels run on the CPU with host pointers, slowly: for tests.
 """
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+LIBRARY = HERE / "build" / "libe5_kernels.so"
 
 
 class BuildError(RuntimeError):
@@ -65,7 +66,7 @@ def build(output: Path, archs: list[str] | None = None, emulated: bool = False) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=HERE / "build" / "libe5_kernels.so", help="default %(default)s")
+    parser.add_argument("--output", type=Path, default=LIBRARY, help="default %(default)s")
     parser.add_argument("--archs", nargs="+", default=["80", "90"], help="compute capabilities (default: 80 90)")
     parser.add_argument("--emulated", action="store_true", help="for the CPU")
     options = parser.parse_args()

@@ -239,14 +239,14 @@ EXPORT int e5_expert_ffn_forward(const void* rows, const void* row_weights, cons
                             {as<int64_t>(tokens_per_expert), as<int64_t>(offsets), slots, experts, hidden, ffn}, as<bf16>(inner),
                             as<bf16>(activations), as<bf16>(out), on(stream));
 }
-// inner: of forward, overwritten. activations and grad_activations [slots, ffn]: workspaces.
+// inner: of forward. activations and grad_activations [slots, ffn], grad_inner [slots, 2 * ffn] (or inner): workspaces.
 EXPORT int e5_expert_ffn_backward(const void* rows, const void* row_weights, const void* tokens_per_expert, const void* offsets,
                                   const void* gate_up_proj, const void* down_proj, const void* grad_out, int64_t slots,
-                                  int64_t experts, int64_t hidden, int64_t ffn, void* inner, void* activations,
-                                  void* grad_activations, void* grad_rows, void* grad_row_weights, void* grad_gate_up,
+                                  int64_t experts, int64_t hidden, int64_t ffn, const void* inner, void* activations,
+                                  void* grad_activations, void* grad_inner, void* grad_rows, void* grad_row_weights, void* grad_gate_up,
                                   void* grad_down, void* stream) {
   return expert_ffn_backward(as<bf16>(rows), as<float>(row_weights), as<bf16>(gate_up_proj), as<bf16>(down_proj),
                              as<bf16>(grad_out), {as<int64_t>(tokens_per_expert), as<int64_t>(offsets), slots, experts, hidden, ffn},
-                             as<bf16>(inner), as<bf16>(activations), as<bf16>(grad_activations), as<bf16>(grad_rows),
+                             as<bf16>(inner), as<bf16>(activations), as<bf16>(grad_activations), as<bf16>(grad_inner), as<bf16>(grad_rows),
                              as<float>(grad_row_weights), as<bf16>(grad_gate_up), as<bf16>(grad_down), on(stream));
 }

@@ -494,7 +494,8 @@ def check_expert_ffn(device: Device, tokens: int, experts: int, top_k: int, hidd
     sizes = (slots, experts, hidden, ffn)
     device.run("e5_expert_ffn_forward", *head, *sizes, inner_, activations_, out_)
     grads = [empty(slots, hidden), device.empty(slots), empty(*gate_up.shape), empty(*down.shape)]
-    device.run("e5_expert_ffn_backward", *head, grad_, *sizes, inner_, activations_, empty(slots, ffn), *grads)
+    spaces = (activations_, empty(slots, ffn), empty(slots, 2 * ffn))
+    device.run("e5_expert_ffn_backward", *head, grad_, *sizes, inner_, *spaces, *grads)
 
     counts = np.bincount(ids.ravel(), minlength=experts)
     offsets = np.concatenate([[0], np.cumsum(counts)])

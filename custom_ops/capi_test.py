@@ -1,6 +1,8 @@
 """The CUDA kernels through their C interface on a GPU, without Paddle: torch lends the memory.
 
-    python custom_ops/build_capi.py && python custom_ops/capi_test.py [LIBRARY]        (or: pytest -m gpu custom_ops/capi_test.py)
+    python -m custom_ops.build_capi && python -m custom_ops.capi_test [LIBRARY]
+
+or, with a library built for the occasion, `pytest -m gpu custom_ops/capi_test.py`.
 
 The checks, their cases and tolerances are those of capi_checks.py, which test_cuda_host.py runs emulated.
 """
@@ -11,14 +13,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
-
 from custom_ops import build_capi, capi_checks
 from custom_ops.capi_memory import Device
-
-LIBRARY = HERE / "build" / "libe5_kernels.so"
 
 
 def has_gpu() -> bool:
@@ -46,7 +42,7 @@ def test_on_a_gpu_it_is_the_float64_computation(device, name):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", nargs="?", type=Path, default=LIBRARY, help="default %(default)s")
+    parser.add_argument("library", nargs="?", type=Path, default=build_capi.LIBRARY, help="default %(default)s")
     return min(capi_checks.run_all(Device(parser.parse_args().library, on_gpu=True)), 1)
 
 

@@ -1,7 +1,7 @@
-"""The CUDA kernels on a machine without a GPU: their logic emulated on the CPU, their index maps, and what nvcc says of them.
+"""The CUDA kernels on a machine without a GPU: their logic, emulated on the CPU, and what nvcc says of them.
 
-The emulation (common/cuda_emulation.h) runs the kernels' own sources: it takes the lanes of a warp and the warps of a block
-in any order, so a barrier that is missing shows. What only a GPU can show is left to capi_test.py.
+The emulation (common/cuda_emulation.h) runs the kernels' own sources: it takes the lanes of a warp and the warps of a
+block in any order, so a barrier that is missing shows. What only a GPU can show is left to capi_test.py.
 """
 
 import os

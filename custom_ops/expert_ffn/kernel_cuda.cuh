@@ -2,6 +2,8 @@
 // later: grouped products whose tiles one persistent kernel takes in turn, so that neither the host nor a padded copy has to
 // know how many rows an expert got.
 #pragma once
+#include <type_traits>
+
 #include "common/cuda.cuh"
 #include "swiglu/kernel_cuda.cuh"
 
@@ -78,6 +80,25 @@ __device__ __forceinline__ void count_tiles(const GroupedShape& shape, bool ragg
   __syncthreads();
 }
 
+struct alignas(16) Words {
+  uint32_t at[4];
+};
+
+// Words [lane][tile] of four lanes become [tile][lane]: each lane gets the eight columns of one tile, 16 bytes in a row.
+__device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
+  const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t other = __shfl_xor_sync(kAllLanes, odd ? words[i] : words[i + 1], 1);
+    (odd ? words[i] : words[i + 1]) = other;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t other = __shfl_xor_sync(kAllLanes, high ? words[i] : words[i + 2], 2);
+    (high ? words[i] : words[i + 2]) = other;
+  }
+}
+
 // With kSwiglu, b has gate and up beside each other, 2 * columns wide, c is silu(a gate) * (a up) * row_weights [rows], and
 // `inner` [rows, 2 * columns], if not null, takes the products themselves.
 template <Product kKind, bool kSwiglu>
@@ -146,6 +167,41 @@ __global__ void __launch_bounds__(kProductThreads, 1)
       for (int j = 0; j < 8; ++j)
 #pragma unroll
         for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
+    // One stage of the tile, all of it, or `live` tiles of 16 rows of this warp and `parts` times 16 of the depth.
+    const auto multiply_step = [&](auto whole, const bf16* a_tile, const bf16* b_tile, int live, int parts) {
+      constexpr bool kWhole = decltype(whole)::value;
+#pragma unroll
+      for (int part = 0; part < kTileDepth / 16; ++part) {
+        if (!kWhole && part >= parts) break;
+        uint32_t left[4][4], right[4][4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = warp_row + i * 16;
+          if constexpr (kRaggedRows)
+            load_matrices<false>(left[i], a_tile + swizzled<8>(row + lane % 16, part * 2 + lane / 16) * 8);
+          else
+            load_matrices<true>(left[i],
+                                a_tile + swizzled<16>(part * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2) * 8);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int column = warp_column + j * 16;
+          if constexpr (kTransposedB)
+            load_matrices<false>(right[j],
+                                 b_tile + swizzled<8>(column + lane / 16 * 8 + lane % 8, part * 2 + lane / 8 % 2) * 8);
+          else
+            load_matrices<true>(right[j], b_tile + swizzled<32>(part * 16 + lane % 16, column / 8 + lane / 16) * 8);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (!kWhole && i >= live) break;
+#pragma unroll
+          for (int j = 0; j < 8; ++j)
+            multiply(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        }
+      }
+    };
+    const int live = max(0, min(4, ceil_div(rows - first_row - warp_row, 16)));
     const int steps = ceil_div(depth, kTileDepth);
 #pragma unroll
     for (int step = 0; step < kTileStages - 1; ++step) {
@@ -159,30 +215,12 @@ __global__ void __launch_bounds__(kProductThreads, 1)
       commit_copies();
       const bf16* const a_tile = a_tiles + step % kTileStages * kATile;
       const bf16* const b_tile = b_tiles + step % kTileStages * kBTile;
-#pragma unroll
-      for (int part = 0; part < kTileDepth / 16; ++part) {
-        uint32_t left[4][4], right[4][4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int row = warp_row + i * 16;
-          if constexpr (kRaggedRows)
-            load_matrices<false>(left[i], a_tile + swizzled<8>(row + lane % 16, part * 2 + lane / 16) * 8);
-          else
-            load_matrices<true>(left[i], a_tile + swizzled<16>(part * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2) * 8);
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int column = warp_column + j * 16;
-          if constexpr (kTransposedB)
-            load_matrices<false>(right[j], b_tile + swizzled<8>(column + lane / 16 * 8 + lane % 8, part * 2 + lane / 8 % 2) * 8);
-          else
-            load_matrices<true>(right[j], b_tile + swizzled<32>(part * 16 + lane % 16, column / 8 + lane / 16) * 8);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int j = 0; j < 8; ++j) multiply(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
-      }
+      // Most groups end in a tile that is nearly empty: what lies beyond the rows or the depth is not multiplied.
+      const int parts = min(ceil_div(depth - step * kTileDepth, 16), kTileDepth / 16);
+      if (live == 4 && parts == kTileDepth / 16)
+        multiply_step(std::true_type(), a_tile, b_tile, live, parts);
+      else
+        multiply_step(std::false_type(), a_tile, b_tile, live, parts);
     }
     wait_copies<0>();
     __syncthreads();  // before the next tile's first stages are loaded
@@ -190,25 +228,39 @@ __global__ void __launch_bounds__(kProductThreads, 1)
     bf16* const c_group = c + (kRaggedRows ? start : static_cast<int64_t>(expert) * shape.height) * shape.columns;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {  // rows of sums: i / 2-th tile, half i % 2
-      const int row = first_row + warp_row + i * 8 + lane / 4;
-      if (row >= rows) continue;
-      const float weight = kSwiglu ? row_weights[start + row] : 1.0f;
+      const int half = i % 2 * 2, row = first_row + warp_row + i * 8 + lane / 4;
+      const bool real = row < rows;
+      const auto write = [&](uint32_t (&words)[4], bf16* line, int column) {  // tiles of 8 columns from `column` on
+        transpose_quad(words);
+        const int place = column + lane % 4 * 8;
+        if (real && place < shape.columns)
+          *reinterpret_cast<Words*>(line + place) = {{words[0], words[1], words[2], words[3]}};
+      };
+      bf16* const line = c_group + static_cast<int64_t>(row) * shape.columns;
+      if constexpr (kSwiglu) {
+        const int column = first_column + warp_column / 2;
+        const float weight = real ? row_weights[start + row] : 0.0f;
+        uint32_t gates[4], ups[4], products[4];
 #pragma unroll
-      for (int j = 0; j < 8; j += kSwiglu ? 2 : 1) {
-        const float one = sums[i / 2][j][i % 2 * 2], other = sums[i / 2][j][i % 2 * 2 + 1];
-        const int column = first_column + (kSwiglu ? warp_column / 2 + j * 4 : warp_column + j * 8) + lane % 4 * 2;
-        if (column >= shape.columns) continue;
-        if constexpr (kSwiglu) {
-          const float up = sums[i / 2][j + 1][i % 2 * 2], other_up = sums[i / 2][j + 1][i % 2 * 2 + 1];
-          if (inner) {
-            bf16* const line = inner + (start + row) * b_width + column;
-            *reinterpret_cast<uint32_t*>(line) = pack_bf16(one, other);
-            *reinterpret_cast<uint32_t*>(line + shape.columns) = pack_bf16(up, other_up);
-          }
-          *reinterpret_cast<uint32_t*>(c_group + static_cast<int64_t>(row) * shape.columns + column) =
-              pack_bf16(swiglu(one, up) * weight, swiglu(other, other_up) * weight);
-        } else {
-          *reinterpret_cast<uint32_t*>(c_group + static_cast<int64_t>(row) * shape.columns + column) = pack_bf16(one, other);
+        for (int j = 0; j < 4; ++j) {
+          const float(&gate)[4] = sums[i / 2][2 * j], (&up)[4] = sums[i / 2][2 * j + 1];
+          gates[j] = pack_bf16(gate[half], gate[half + 1]);
+          ups[j] = pack_bf16(up[half], up[half + 1]);
+          products[j] = pack_bf16(swiglu(gate[half], up[half]) * weight, swiglu(gate[half + 1], up[half + 1]) * weight);
+        }
+        write(products, line, column);
+        if (inner) {
+          write(gates, inner + (start + row) * b_width, column);
+          write(ups, inner + (start + row) * b_width + shape.columns, column);
+        }
+      } else {
+#pragma unroll
+        for (int group = 0; group < 2; ++group) {
+          uint32_t words[4];
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            words[j] = pack_bf16(sums[i / 2][group * 4 + j][half], sums[i / 2][group * 4 + j][half + 1]);
+          write(words, line, first_column + warp_column + group * 32);
         }
       }
     }
@@ -221,7 +273,7 @@ cudaError_t grouped_product(const bf16* a, const bf16* b, bf16* c, const Grouped
   const int64_t inner_size = kKind == Product::kDepth ? shape.height : shape.depth;
   if (shape.experts < 1 || shape.experts > kProductMaxExperts || inner_size % 8 || shape.columns % 8)
     return cudaErrorInvalidValue;
-  if (!is_aligned(a) || !is_aligned(b) || !is_aligned(c)) return cudaErrorInvalidValue;
+  if (!is_aligned(a) || !is_aligned(b) || !is_aligned(c) || !is_aligned(inner)) return cudaErrorInvalidValue;
   if (shape.columns == 0 || (kKind == Product::kDepth && shape.height == 0)) return cudaSuccess;
   return launch(grouped_product_kernel<kKind, kSwiglu>, static_cast<unsigned>(num_multiprocessors()), kProductThreads,
                 product_bytes(), stream, a, b, c, shape, row_weights, inner);
@@ -250,27 +302,28 @@ inline cudaError_t expert_ffn_forward(const bf16* rows, const float* row_weights
   return grouped_product<Product::kRows>(activations, down_proj, out, shape.product(0, shape.ffn, shape.hidden), stream);
 }
 
-// inner: of forward; it becomes its own gradient. activations [slots, ffn] and grad_activations [slots, ffn]: workspaces.
-// grad_rows may be null; so may the gradients of the weights, together.
+// inner: of forward. Workspaces: activations and grad_activations [slots, ffn], grad_inner [slots, 2 * ffn], which may be
+// inner. grad_rows may be null; so may the gradients of the weights, together.
 inline cudaError_t expert_ffn_backward(const bf16* rows, const float* row_weights, const bf16* gate_up_proj,
-                                       const bf16* down_proj, const bf16* grad_out, const ExpertShape& shape, bf16* inner,
-                                       bf16* activations, bf16* grad_activations, bf16* grad_rows, float* grad_row_weights,
+                                       const bf16* down_proj, const bf16* grad_out, const ExpertShape& shape,
+                                       const bf16* inner, bf16* activations, bf16* grad_activations, bf16* grad_inner,
+                                       bf16* grad_rows, float* grad_row_weights,
                                        bf16* grad_gate_up, bf16* grad_down, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   if (shape.slots) {
     error = grouped_product<Product::kRowsTransposed>(grad_out, down_proj, grad_activations,
                                                       shape.product(0, shape.hidden, shape.ffn), stream);
     if (error == cudaSuccess)
-      error = swiglu_backward<bf16>(inner, row_weights, grad_activations, shape.slots, shape.ffn, inner, grad_row_weights,
+      error = swiglu_backward<bf16>(inner, row_weights, grad_activations, shape.slots, shape.ffn, grad_inner, grad_row_weights,
                                     activations, stream);
     if (error == cudaSuccess && grad_rows)
-      error = grouped_product<Product::kRowsTransposed>(inner, gate_up_proj, grad_rows,
+      error = grouped_product<Product::kRowsTransposed>(grad_inner, gate_up_proj, grad_rows,
                                                         shape.product(0, 2 * shape.ffn, shape.hidden), stream);
   }
   if (error != cudaSuccess || !grad_down) return error;
   error = grouped_product<Product::kDepth>(activations, grad_out, grad_down, shape.product(shape.ffn, 0, shape.hidden), stream);
   if (error != cudaSuccess) return error;
-  return grouped_product<Product::kDepth>(rows, inner, grad_gate_up, shape.product(shape.hidden, 0, 2 * shape.ffn), stream);
+  return grouped_product<Product::kDepth>(rows, grad_inner, grad_gate_up, shape.product(shape.hidden, 0, 2 * shape.ffn), stream);
 }
 
 }  // namespace ernie5::cuda
