@@ -15,7 +15,11 @@ namespace {
 
 // Above so many bytes the rows will not stay in cache until they are used: they are written past it, which saves reading
 // the lines before they are overwritten.
-constexpr int64_t kStreamedBytes = 8 << 20;
+constexpr int64_t kStreamedBytes = 4 << 20;
+
+bool is_streamed(const void* rows, int64_t num_rows, int64_t bytes) {
+  return num_rows * bytes > kStreamedBytes && bytes % 64 == 0 && reinterpret_cast<uintptr_t>(rows) % 64 == 0;
+}
 
 void copy_row(char* to, const char* from, int64_t bytes, [[maybe_unused]] bool streamed) {
 #if defined(__AVX512F__)
@@ -102,14 +106,15 @@ bool sort_by_expert(const int64_t* topk_ids, int64_t slots, int64_t top_k, int64
 template <typename T>
 void moe_permute(const T* x, const int64_t* token_ids, int64_t num_rows, int64_t hidden, T* rows) {
   const int64_t bytes = hidden * static_cast<int64_t>(sizeof(T));
-  const bool streamed = num_rows * bytes > kStreamedBytes && bytes % 64 == 0 && reinterpret_cast<uintptr_t>(rows) % 64 == 0;
+  const bool streamed = is_streamed(rows, num_rows, bytes);
+  const char* const source = reinterpret_cast<const char*>(x);
   parallel_ranges(num_rows, num_rows * hidden, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       char* const to = reinterpret_cast<char*>(rows) + row * bytes;
       if (token_ids[row] < 0)
         std::memset(to, 0, static_cast<size_t>(bytes));
       else
-        copy_row(to, reinterpret_cast<const char*>(x) + token_ids[row] * bytes, bytes, streamed);
+        copy_row(to, source + token_ids[row] * bytes, bytes, streamed);
     }
     if (streamed) finish_streams();
   });
@@ -145,10 +150,14 @@ template <typename T>
 void moe_unpermute_backward(const T* rows, const int64_t* row_ids, const compute_t<T>* weights, const T* grad_out,
                             int64_t tokens, int64_t top_k, int64_t hidden, T* grad_rows, compute_t<T>* grad_weights) {
   using C = compute_t<T>;
+  const int64_t bytes = hidden * static_cast<int64_t>(sizeof(T));
+  const bool streamed = is_streamed(grad_rows, tokens * top_k, bytes);
   parallel_ranges(tokens, tokens * top_k * hidden, [&](int64_t begin, int64_t end, int) {
+    std::vector<T> room(streamed ? hidden : 0);  // a row in cache, before it is written past it
     for (int64_t slot = begin * top_k; slot < end * top_k; ++slot) {
       const T *grad = grad_out + slot / top_k * hidden, *row = rows + row_ids[slot] * hidden;
-      T* const into = grad_rows + row_ids[slot] * hidden;
+      T* const target = grad_rows + row_ids[slot] * hidden;
+      T* const into = streamed ? room.data() : target;
       const C weight = weights[slot];
       C product = 0;
 #pragma omp simd reduction(+ : product)
@@ -156,8 +165,10 @@ void moe_unpermute_backward(const T* rows, const int64_t* row_ids, const compute
         product += C(grad[i]) * C(row[i]);
         into[i] = T(weight * C(grad[i]));
       }
+      if (streamed) copy_row(reinterpret_cast<char*>(target), reinterpret_cast<const char*>(into), bytes, true);
       grad_weights[slot] = product;
     }
+    if (streamed) finish_streams();
   });
 }
 
