@@ -638,6 +638,7 @@ def main() -> None:
             rows = list(table_rows(case, found, floors))
             print("\n".join(rows), flush=True)
             lines += rows
+            case.jobs.clear()  # lets go of its tensors before the next case makes its own
     if options.output:
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

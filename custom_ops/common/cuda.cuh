@@ -114,7 +114,8 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool vali
 #else
   const auto target = static_cast<unsigned>(__cvta_generic_to_shared(to));
   const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(target), "l"(from), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(target), "l"(from), "r"(bytes)
+               : "memory");
 #endif
 }
 __device__ __forceinline__ void commit_copies() {
@@ -134,7 +135,8 @@ __device__ __forceinline__ void wait_copies() {
 #endif
 }
 
-// Four 8x8 matrices of 16-bit values; lanes 8i..8i+7 give the rows of matrix i (16 bytes each), which lands in fragment[i].
+// Four 8x8 matrices of 16-bit values; lanes 8i..8i+7 give the rows of matrix i (16 bytes each), which lands in
+// fragment[i].
 template <bool kTransposed>
 __device__ __forceinline__ void load_matrices(uint32_t (&fragment)[4], const void* row) {
 #ifdef ERNIE5_CUDA_EMULATION
@@ -155,15 +157,16 @@ __device__ __forceinline__ void load_matrices(uint32_t (&fragment)[4], const voi
 #endif
 }
 
-// c [16, 8] += a [16, 16] b [16, 8], bfloat16 products, float sums. Lane 4g + t holds c at (g, 2t), (g, 2t+1), (g+8, 2t),
-// (g+8, 2t+1).
+// c [16, 8] += a [16, 16] b [16, 8], bfloat16 products, float sums. Lane 4g + t holds c at (g, 2t), (g, 2t+1), (g+8,
+// 2t), (g+8, 2t+1).
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #ifdef ERNIE5_CUDA_EMULATION
   const auto products = emulation::multiply({{a[0], a[1], a[2], a[3]}, {b0, b1}, {c[0], c[1], c[2], c[3]}});
   for (int i = 0; i < 4; ++i) c[i] = products.c[i];
 #else
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
@@ -215,11 +218,12 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_
   return cudaSuccess;
 #else
   if (shared_bytes > 48 << 10) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, threads, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+  kernel<<<grid, threads, shared_bytes, stream> > >(static_cast<Parameters>(arguments)...);
   return cudaGetLastError();
 #endif
 }

@@ -1,10 +1,10 @@
-// CUDA's execution model on the host, as far as these kernels use it, so that their logic is tested where there is no GPU:
-// the same sources compiled by a C++ compiler with -DERNIE5_CUDA_EMULATION.
+// CUDA's execution model on the host, as far as these kernels use it, so that their logic is tested where there is no
+// GPU: the same sources compiled by a C++ compiler with -DERNIE5_CUDA_EMULATION.
 //
-// Blocks run one after another; the threads of a block are fibers that stop at barriers and warp instructions. The order
-// in which warps and lanes go on is drawn from ERNIE5_EMULATION_SEED, and an asynchronous copy happens at its wait, or at
-// once with ERNIE5_EMULATION_EAGER=1: a result that depends on either shows a missing barrier or wait. What this cannot
-// show: races between blocks, memory ordering, registers, speed.
+// Blocks run one after another; the threads of a block are fibers that stop at barriers and warp instructions. The
+// order in which warps and lanes go on is drawn from ERNIE5_EMULATION_SEED, and an asynchronous copy happens at its
+// wait, or at once with ERNIE5_EMULATION_EAGER=1: a result that depends on either shows a missing barrier or wait. What
+// this cannot show: races between blocks, memory ordering, registers, speed.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -241,19 +241,22 @@ struct Four {
   uint32_t at[4];
 };
 inline Four load_matrices(const void* row, bool transposed) {
-  return collective<Four>(transposed ? "ldmatrix.trans" : "ldmatrix", row, [=](const void* const* rows, Four* out, int lanes) {
-    if (lanes != kWarp) fail("ldmatrix in a warp that is not full");
-    for (int lane = 0; lane < kWarp; ++lane)
-      for (int matrix = 0; matrix < 4; ++matrix) {
-        uint16_t pair[2];
-        for (int one = 0; one < 2; ++one) {
-          const int line = transposed ? lane % 4 * 2 + one : lane / 4, place = transposed ? lane / 4 : lane % 4 * 2 + one;
-          if (reinterpret_cast<uintptr_t>(rows[matrix * 8 + line]) % 16) fail("ldmatrix: a row is not aligned");
-          pair[one] = static_cast<const uint16_t*>(rows[matrix * 8 + line])[place];
-        }
-        std::memcpy(&out[lane].at[matrix], pair, 4);
-      }
-  });
+  return collective<Four>(transposed ? "ldmatrix.trans" : "ldmatrix", row,
+                          [=](const void* const* rows, Four* out, int lanes) {
+                            if (lanes != kWarp) fail("ldmatrix in a warp that is not full");
+                            for (int lane = 0; lane < kWarp; ++lane)
+                              for (int matrix = 0; matrix < 4; ++matrix) {
+                                uint16_t pair[2];
+                                for (int one = 0; one < 2; ++one) {
+                                  const int line = transposed ? lane % 4 * 2 + one : lane / 4,
+                                            place = transposed ? lane / 4 : lane % 4 * 2 + one;
+                                  if (reinterpret_cast<uintptr_t>(rows[matrix * 8 + line]) % 16)
+                                    fail("ldmatrix: a row is not aligned");
+                                  pair[one] = static_cast<const uint16_t*>(rows[matrix * 8 + line])[place];
+                                }
+                                std::memcpy(&out[lane].at[matrix], pair, 4);
+                              }
+                          });
 }
 
 struct Operands {
@@ -294,7 +297,8 @@ inline void perform(const Copy& copy) {
     std::memset(copy.to, 0, 16);
 }
 inline void copy_async(void* to, const void* from, bool valid) {
-  if ((reinterpret_cast<uintptr_t>(to) | (valid ? reinterpret_cast<uintptr_t>(from) : 0)) % 16) fail("cp.async: not aligned");
+  if ((reinterpret_cast<uintptr_t>(to) | (valid ? reinterpret_cast<uintptr_t>(from) : 0)) % 16)
+    fail("cp.async: not aligned");
   if (block.eager)
     perform({to, from, valid});
   else
@@ -322,7 +326,8 @@ inline void __syncthreads() {
   }
 }
 inline void __syncwarp() {
-  ernie5::emulation::collective<int>("syncwarp", 0, [](const int*, int* out, int lanes) { std::fill(out, out + lanes, 0); });
+  ernie5::emulation::collective<int>("syncwarp", 0,
+                                     [](const int*, int* out, int lanes) { std::fill(out, out + lanes, 0); });
 }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {

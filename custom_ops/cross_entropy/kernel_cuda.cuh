@@ -1,5 +1,5 @@
-// Cross-entropy over a large vocabulary whose logits are made a chunk of columns at a time: a running log-sum-exp, then the
-// gradient of each chunk in place of its logits. T is float, fp16 or bf16; a block works on a row.
+// Cross-entropy over a large vocabulary whose logits are made a chunk of columns at a time: a running log-sum-exp, then
+// the gradient of each chunk in place of its logits. T is float, fp16 or bf16; a block works on a row.
 #pragma once
 #include <type_traits>
 
@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(kLossBlock)
     state.chosen[row] = 0;
 }
 
-// loss = log(total) + highest - chosen, 0 where the label is ignored; lse = log(total) + highest. lse may be state.highest.
+// loss = log(total) + highest - chosen, 0 where the label is ignored; lse = log(total) + highest. lse may be
+// state.highest.
 static __global__ void __launch_bounds__(256)
     cross_entropy_finish_kernel(const int64_t* labels, int64_t ignore_index, int64_t rows, RowState state, float* loss,
                                 float* lse) {
@@ -95,31 +96,32 @@ __global__ void __launch_bounds__(kLossBlock)
 }
 
 template <typename T>
-cudaError_t cross_entropy_chunk(const T* logits, const int64_t* labels, int64_t rows, int64_t first_column, int64_t columns,
-                                bool is_first, RowState state, cudaStream_t stream) {
+cudaError_t cross_entropy_chunk(const T* logits, const int64_t* labels, int64_t rows, int64_t first_column,
+                                int64_t columns, bool is_first, RowState state, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const auto run = [&](auto pack) {
-    return launch(cross_entropy_chunk_kernel<T, decltype(pack)::value>, static_cast<unsigned>(rows), kLossBlock, 0, stream,
-                  logits, labels, first_column, columns, is_first, state);
+    return launch(cross_entropy_chunk_kernel<T, decltype(pack)::value>, static_cast<unsigned>(rows), kLossBlock, 0,
+                  stream, logits, labels, first_column, columns, is_first, state);
   };
   if (columns % kVector<T> == 0 && is_aligned(logits)) return run(std::integral_constant<int, kVector<T>>());
   return run(std::integral_constant<int, 1>());
 }
 
-inline cudaError_t cross_entropy_finish(const int64_t* labels, int64_t ignore_index, int64_t rows, RowState state, float* loss,
-                                        float* lse, cudaStream_t stream) {
+inline cudaError_t cross_entropy_finish(const int64_t* labels, int64_t ignore_index, int64_t rows, RowState state,
+                                        float* loss, float* lse, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  return launch(cross_entropy_finish_kernel, static_cast<unsigned>(ceil_div<int64_t>(rows, 256)), 256, 0, stream, labels,
-                ignore_index, rows, state, loss, lse);
+  return launch(cross_entropy_finish_kernel, static_cast<unsigned>(ceil_div<int64_t>(rows, 256)), 256, 0, stream,
+                labels, ignore_index, rows, state, loss, lse);
 }
 
 template <typename T>
-cudaError_t cross_entropy_backward(T* logits, const int64_t* labels, const float* lse, const float* grad_loss, int64_t rows,
-                                   int64_t first_column, int64_t columns, int64_t ignore_index, cudaStream_t stream) {
+cudaError_t cross_entropy_backward(T* logits, const int64_t* labels, const float* lse, const float* grad_loss,
+                                   int64_t rows, int64_t first_column, int64_t columns, int64_t ignore_index,
+                                   cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const auto run = [&](auto pack) {
-    return launch(cross_entropy_backward_kernel<T, decltype(pack)::value>, static_cast<unsigned>(rows), kLossBlock, 0, stream,
-                  logits, labels, lse, grad_loss, first_column, columns, ignore_index);
+    return launch(cross_entropy_backward_kernel<T, decltype(pack)::value>, static_cast<unsigned>(rows), kLossBlock, 0,
+                  stream, logits, labels, lse, grad_loss, first_column, columns, ignore_index);
   };
   if (columns % kVector<T> == 0 && is_aligned(logits)) return run(std::integral_constant<int, kVector<T>>());
   return run(std::integral_constant<int, 1>());

@@ -1,6 +1,6 @@
-// The experts' SwiGLU feed-forward over ragged groups of rows (ernie5/ops/moe.py), in bf16 on the tensor cores of sm_80 and
-// later: grouped products whose tiles one persistent kernel takes in turn, so that neither the host nor a padded copy has to
-// know how many rows an expert got.
+// The experts' SwiGLU feed-forward over ragged groups of rows (ernie5/ops/moe.py), in bf16 on the tensor cores of sm_80
+// and later: grouped products whose tiles one persistent kernel takes in turn, so that neither the host nor a padded
+// copy has to know how many rows an expert got.
 #pragma once
 #include <type_traits>
 
@@ -31,8 +31,8 @@ struct TilePlace {
   int row, column;  // of a tile, counted in tiles
 };
 
-// The local-th tile of a product of row_tiles x column_tiles: down the rows of a swath first, then to the next column, so that
-// blocks that run at the same time read the same parts of both operands.
+// The local-th tile of a product of row_tiles x column_tiles: down the rows of a swath first, then to the next column,
+// so that blocks that run at the same time read the same parts of both operands.
 __host__ __device__ __forceinline__ TilePlace tile_place(int local, int row_tiles, int column_tiles) {
   const int swath = local / (kSwath * column_tiles), first = swath * kSwath;
   const int height = row_tiles - first < kSwath ? row_tiles - first : kSwath;
@@ -53,18 +53,18 @@ __host__ __device__ __forceinline__ int group_of(int tile, const int* starts, in
   return low;
 }
 
-constexpr size_t product_bytes() {
-  return kTileStages * (kTileRows + kTileColumns) * kTileDepth * sizeof(bf16);
-}
+constexpr size_t product_bytes() { return kTileStages * (kTileRows + kTileColumns) * kTileDepth * sizeof(bf16); }
 
 // starts [experts + 1] in shared memory, by the first warp.
-__device__ __forceinline__ void count_tiles(const GroupedShape& shape, bool ragged_rows, int column_tiles, int* starts) {
+__device__ __forceinline__ void count_tiles(const GroupedShape& shape, bool ragged_rows, int column_tiles,
+                                            int* starts) {
   const int lane = threadIdx.x % kWarp;
   if (threadIdx.x < kWarp) {
     int before = 0;
     for (int base = 0; base < shape.experts; base += kWarp) {
       const int expert = base + lane;
-      const int rows = ragged_rows ? (expert < shape.experts ? static_cast<int>(shape.tokens_per_expert[expert]) : 0) : shape.height;
+      const int rows =
+          ragged_rows ? (expert < shape.experts ? static_cast<int>(shape.tokens_per_expert[expert]) : 0) : shape.height;
       int total = expert < shape.experts ? ceil_div(rows, kTileRows) * column_tiles : 0;
       const int own = total;
 #pragma unroll
@@ -84,7 +84,8 @@ struct alignas(16) Words {
   uint32_t at[4];
 };
 
-// Words [lane][tile] of four lanes become [tile][lane]: each lane gets the eight columns of one tile, 16 bytes in a row.
+// Words [lane][tile] of four lanes become [tile][lane]: each lane gets the eight columns of one tile, 16 bytes in a
+// row.
 __device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
   const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
 #pragma unroll
@@ -99,11 +100,12 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
   }
 }
 
-// With kSwiglu, b has gate and up beside each other, 2 * columns wide, c is silu(a gate) * (a up) * row_weights [rows], and
-// `inner` [rows, 2 * columns], if not null, takes the products themselves.
+// With kSwiglu, b has gate and up beside each other, 2 * columns wide, c is silu(a gate) * (a up) * row_weights [rows],
+// and `inner` [rows, 2 * columns], if not null, takes the products themselves.
 template <Product kKind, bool kSwiglu>
 __global__ void __launch_bounds__(kProductThreads, 1)
-    grouped_product_kernel(const bf16* a, const bf16* b, bf16* c, GroupedShape shape, const float* row_weights, bf16* inner) {
+    grouped_product_kernel(const bf16* a, const bf16* b, bf16* c, GroupedShape shape, const float* row_weights,
+                           bf16* inner) {
   constexpr bool kRaggedRows = kKind != Product::kDepth, kTransposedB = kKind == Product::kRowsTransposed;
   constexpr int kATile = kTileRows * kTileDepth, kBTile = kTileColumns * kTileDepth;
   constexpr int kColumns = kSwiglu ? kTileColumns / 2 : kTileColumns;  // of c in a tile
@@ -111,7 +113,8 @@ __global__ void __launch_bounds__(kProductThreads, 1)
   bf16* const a_tiles = reinterpret_cast<bf16*>(shared_memory());
   bf16* const b_tiles = a_tiles + kTileStages * kATile;
   const int column_tiles = ceil_div(shape.columns, kColumns);
-  const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp / 4 * 64, warp_column = threadIdx.x / kWarp % 4 * 64;
+  const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp / 4 * 64,
+            warp_column = threadIdx.x / kWarp % 4 * 64;
   count_tiles(shape, kRaggedRows, column_tiles, starts);
   const int64_t b_width = kSwiglu ? 2 * shape.columns : shape.columns;
 
@@ -123,7 +126,8 @@ __global__ void __launch_bounds__(kProductThreads, 1)
     const TilePlace place = tile_place(tile - starts[expert], ceil_div(rows, kTileRows), column_tiles);
     const int first_row = place.row * kTileRows, first_column = place.column * kColumns;
     const bf16* const a_group = a + start * (kRaggedRows ? shape.depth : shape.height);
-    const bf16* const b_group = b + (kRaggedRows ? static_cast<int64_t>(expert) * shape.depth * b_width : start * shape.columns);
+    const bf16* const b_group =
+        b + (kRaggedRows ? static_cast<int64_t>(expert) * shape.depth * b_width : start * shape.columns);
 
     const auto load_step = [&](int step) {
       bf16* const a_tile = a_tiles + step % kTileStages * kATile;
@@ -180,8 +184,8 @@ __global__ void __launch_bounds__(kProductThreads, 1)
           if constexpr (kRaggedRows)
             load_matrices<false>(left[i], a_tile + swizzled<8>(row + lane % 16, part * 2 + lane / 16) * 8);
           else
-            load_matrices<true>(left[i],
-                                a_tile + swizzled<16>(part * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2) * 8);
+            load_matrices<true>(
+                left[i], a_tile + swizzled<16>(part * 16 + lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2) * 8);
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -243,7 +247,7 @@ __global__ void __launch_bounds__(kProductThreads, 1)
         uint32_t gates[4], ups[4], products[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float(&gate)[4] = sums[i / 2][2 * j], (&up)[4] = sums[i / 2][2 * j + 1];
+          const float (&gate)[4] = sums[i / 2][2 * j], (&up)[4] = sums[i / 2][2 * j + 1];
           gates[j] = pack_bf16(gate[half], gate[half + 1]);
           ups[j] = pack_bf16(up[half], up[half + 1]);
           products[j] = pack_bf16(swiglu(gate[half], up[half]) * weight, swiglu(gate[half + 1], up[half + 1]) * weight);
@@ -280,15 +284,16 @@ cudaError_t grouped_product(const bf16* a, const bf16* b, bf16* c, const Grouped
 }
 
 // rows [slots, hidden] in expert order, row_weights float [slots], gate_up_proj [experts, hidden, 2 * ffn], down_proj
-// [experts, ffn, hidden] -> out [slots, hidden]. activations [slots, ffn]; inner [slots, 2 * ffn] is for backward, or null.
-// hidden and ffn are multiples of 8.
+// [experts, ffn, hidden] -> out [slots, hidden]. activations [slots, ffn]; inner [slots, 2 * ffn] is for backward, or
+// null. hidden and ffn are multiples of 8.
 struct ExpertShape {
   const int64_t *tokens_per_expert, *offsets;
   int64_t slots, experts, hidden, ffn;
 
   GroupedShape product(int64_t height, int64_t depth, int64_t columns) const {
-    return {tokens_per_expert,        offsets, static_cast<int>(experts), static_cast<int>(height), static_cast<int>(depth),
-            static_cast<int>(columns)};
+    return {tokens_per_expert,         offsets,
+            static_cast<int>(experts), static_cast<int>(height),
+            static_cast<int>(depth),   static_cast<int>(columns)};
   }
 };
 
@@ -299,31 +304,34 @@ inline cudaError_t expert_ffn_forward(const bf16* rows, const float* row_weights
   const cudaError_t error = grouped_product<Product::kRows, true>(
       rows, gate_up_proj, activations, shape.product(0, shape.hidden, shape.ffn), stream, row_weights, inner);
   if (error != cudaSuccess) return error;
-  return grouped_product<Product::kRows>(activations, down_proj, out, shape.product(0, shape.ffn, shape.hidden), stream);
+  return grouped_product<Product::kRows>(activations, down_proj, out, shape.product(0, shape.ffn, shape.hidden),
+                                         stream);
 }
 
-// inner: of forward. Workspaces: activations and grad_activations [slots, ffn], grad_inner [slots, 2 * ffn], which may be
-// inner. grad_rows may be null; so may the gradients of the weights, together.
+// inner: of forward. Workspaces: activations and grad_activations [slots, ffn], grad_inner [slots, 2 * ffn], which may
+// be inner. grad_rows may be null; so may the gradients of the weights, together.
 inline cudaError_t expert_ffn_backward(const bf16* rows, const float* row_weights, const bf16* gate_up_proj,
                                        const bf16* down_proj, const bf16* grad_out, const ExpertShape& shape,
                                        const bf16* inner, bf16* activations, bf16* grad_activations, bf16* grad_inner,
-                                       bf16* grad_rows, float* grad_row_weights,
-                                       bf16* grad_gate_up, bf16* grad_down, cudaStream_t stream) {
+                                       bf16* grad_rows, float* grad_row_weights, bf16* grad_gate_up, bf16* grad_down,
+                                       cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   if (shape.slots) {
     error = grouped_product<Product::kRowsTransposed>(grad_out, down_proj, grad_activations,
                                                       shape.product(0, shape.hidden, shape.ffn), stream);
     if (error == cudaSuccess)
-      error = swiglu_backward<bf16>(inner, row_weights, grad_activations, shape.slots, shape.ffn, grad_inner, grad_row_weights,
-                                    activations, stream);
+      error = swiglu_backward<bf16>(inner, row_weights, grad_activations, shape.slots, shape.ffn, grad_inner,
+                                    grad_row_weights, activations, stream);
     if (error == cudaSuccess && grad_rows)
       error = grouped_product<Product::kRowsTransposed>(grad_inner, gate_up_proj, grad_rows,
                                                         shape.product(0, 2 * shape.ffn, shape.hidden), stream);
   }
   if (error != cudaSuccess || !grad_down) return error;
-  error = grouped_product<Product::kDepth>(activations, grad_out, grad_down, shape.product(shape.ffn, 0, shape.hidden), stream);
+  error = grouped_product<Product::kDepth>(activations, grad_out, grad_down, shape.product(shape.ffn, 0, shape.hidden),
+                                           stream);
   if (error != cudaSuccess) return error;
-  return grouped_product<Product::kDepth>(rows, grad_inner, grad_gate_up, shape.product(shape.hidden, 0, 2 * shape.ffn), stream);
+  return grouped_product<Product::kDepth>(rows, grad_inner, grad_gate_up, shape.product(shape.hidden, 0, 2 * shape.ffn),
+                                          stream);
 }
 
 }  // namespace ernie5::cuda

@@ -1,10 +1,11 @@
-// Grouped-query attention under a FlashMask (arXiv:2410.01359), forward and backward, on the tensor cores of sm_80 and later.
+// Grouped-query attention under a FlashMask (arXiv:2410.01359), forward and backward, on the tensor cores of sm_80 and
+// later.
 //
-// query, out [batch, queries, heads, head_dim]; key, value [batch, keys, kv_heads, head_dim], all bf16, head_dim 64 or 128.
-// Scores never leave the registers (online softmax, arXiv:2307.08691). Blocks of keys that a block of queries cannot see are
-// not loaded: the lowest and highest value of each column over a block of 64 keys say so. Backward is two kernels that each
-// sum in registers, without atomics: one walks keys for the gradient of the queries, one queries for those of the keys.
-// A query that sees no key has output 0.
+// query, out [batch, queries, heads, head_dim]; key, value [batch, keys, kv_heads, head_dim], all bf16, head_dim 64 or
+// 128. Scores never leave the registers (online softmax, arXiv:2307.08691). Blocks of keys that a block of queries
+// cannot see are not loaded: the lowest and highest value of each column over a block of 64 keys say so. Backward is
+// two kernels that each sum in registers, without atomics: one walks keys for the gradient of the queries, one queries
+// for those of the keys. A query that sees no key has output 0.
 #pragma once
 #include <climits>
 #include <type_traits>
@@ -13,10 +14,10 @@
 
 namespace ernie5::cuda {
 
-constexpr int kKeyBlock = 64;      // keys of a tile, and of a line of bounds
+constexpr int kKeyBlock = 64;  // keys of a tile, and of a line of bounds
 constexpr int kGradQueryBlock = 64;
 constexpr int kAttentionThreads = 128;
-constexpr int kBoundsWords = 8;    // lowest first_start, first_end, second_start, second_end, then the highest of each
+constexpr int kBoundsWords = 8;  // lowest first_start, first_end, second_start, second_end, then the highest of each
 
 struct AttentionShape {
   int64_t batch, queries, keys, heads, kv_heads;
@@ -124,9 +125,11 @@ __device__ __forceinline__ void left_fragment(uint32_t (&fragment)[4], const bf1
 
 // The right operand tile^T: 16 of its rows are 16 columns of the product; fragments 0, 1 and 2, 3 serve 8 columns each.
 template <int kHeadDim>
-__device__ __forceinline__ void right_fragment_transposed(uint32_t (&fragment)[4], const bf16* tile, int row, int part) {
+__device__ __forceinline__ void right_fragment_transposed(uint32_t (&fragment)[4], const bf16* tile, int row,
+                                                          int part) {
   const int lane = threadIdx.x % kWarp;
-  load_matrices<false>(fragment, tile + swizzled<kHeadDim / 8>(row + lane / 16 * 8 + lane % 8, part * 2 + lane / 8 % 2) * 8);
+  load_matrices<false>(fragment,
+                       tile + swizzled<kHeadDim / 8>(row + lane / 16 * 8 + lane % 8, part * 2 + lane / 8 % 2) * 8);
 }
 
 // The right operand tile: 16 of its rows are the inner dim, its columns [16 * part, +16) those of the product.
@@ -137,7 +140,8 @@ __device__ __forceinline__ void right_fragment(uint32_t (&fragment)[4], const bf
 }
 
 // Sixteen columns of a product's sums, tiles 2i and 2i + 1, as a left operand.
-__device__ __forceinline__ void as_left_fragment(uint32_t (&fragment)[4], const float (&even)[4], const float (&odd)[4]) {
+__device__ __forceinline__ void as_left_fragment(uint32_t (&fragment)[4], const float (&even)[4],
+                                                 const float (&odd)[4]) {
   fragment[0] = pack_bf16(even[0], even[1]);
   fragment[1] = pack_bf16(even[2], even[3]);
   fragment[2] = pack_bf16(odd[0], odd[1]);
@@ -146,7 +150,8 @@ __device__ __forceinline__ void as_left_fragment(uint32_t (&fragment)[4], const 
 
 // products[i] += rows [16] of `left` times rows [8i, +8) of `right`, over kHeadDim.
 template <int kHeadDim, int kTiles>
-__device__ __forceinline__ void multiply_rows(float (&products)[kTiles][4], const bf16* left, int left_row, const bf16* right) {
+__device__ __forceinline__ void multiply_rows(float (&products)[kTiles][4], const bf16* left, int left_row,
+                                              const bf16* right) {
 #pragma unroll 4
   for (int part = 0; part < kHeadDim / 16; ++part) {
     uint32_t a[4], b[4];
@@ -162,7 +167,8 @@ __device__ __forceinline__ void multiply_rows(float (&products)[kTiles][4], cons
 
 // sums [16, kHeadDim] += factors [16, 8 * kTiles] tile [8 * kTiles, kHeadDim].
 template <int kHeadDim, int kTiles>
-__device__ __forceinline__ void add_product(float (&sums)[kHeadDim / 8][4], const float (&factors)[kTiles][4], const bf16* tile) {
+__device__ __forceinline__ void add_product(float (&sums)[kHeadDim / 8][4], const float (&factors)[kTiles][4],
+                                            const bf16* tile) {
 #pragma unroll
   for (int step = 0; step < kTiles / 2; ++step) {
     uint32_t a[4], b[4];
@@ -198,14 +204,15 @@ constexpr size_t attention_forward_bytes() {
   return (64 * kRowTiles + 4 * kKeyBlock) * kHeadDim * sizeof(bf16);
 }
 
-// A block: 64 * kRowTiles queries of one head; a warp: 16 * kRowTiles of them. log_sums float [batch, heads, queries]: the
-// natural log of the sum of exp(scale * score), -inf where nothing is seen.
+// A block: 64 * kRowTiles queries of one head; a warp: 16 * kRowTiles of them. log_sums float [batch, heads, queries]:
+// the natural log of the sum of exp(scale * score), -inf where nothing is seen.
 template <int kHeadDim, int kRowTiles>
 __global__ void __launch_bounds__(kAttentionThreads)
-    attention_forward_kernel(const bf16* query, const bf16* key, const bf16* value, AttentionShape shape, const int* bounds,
-                             bf16* out, float* log_sums) {
+    attention_forward_kernel(const bf16* query, const bf16* key, const bf16* value, AttentionShape shape,
+                             const int* bounds, bf16* out, float* log_sums) {
   constexpr int kQueryBlock = 64 * kRowTiles, kTileSize = kKeyBlock * kHeadDim;
-  constexpr int kAtOnce = kHeadDim * kRowTiles > 128 ? 32 : 64, kTiles = kAtOnce / 8;  // keys whose scores fit registers
+  constexpr int kAtOnce = kHeadDim * kRowTiles > 128 ? 32 : 64,
+                kTiles = kAtOnce / 8;  // keys whose scores fit registers
   bf16* const queries = reinterpret_cast<bf16*>(shared_memory());
   bf16* const keys = queries + kQueryBlock * kHeadDim;  // two tiles, then two of values
   bf16* const values = keys + 2 * kTileSize;
@@ -213,7 +220,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
   // Under a causal mask the last queries see most: they go first.
   const int first = (gridDim.x - 1 - blockIdx.x) * kQueryBlock, last = min(first + kQueryBlock, num_queries) - 1;
   const int64_t head = blockIdx.y, batch = blockIdx.z, kv_head = head / (shape.heads / shape.kv_heads);
-  const int query_step = static_cast<int>(shape.heads) * kHeadDim, key_step = static_cast<int>(shape.kv_heads) * kHeadDim;
+  const int query_step = static_cast<int>(shape.heads) * kHeadDim,
+            key_step = static_cast<int>(shape.kv_heads) * kHeadDim;
   const int64_t query_start = (batch * num_queries * shape.heads + head) * kHeadDim;
   const int64_t key_start = (batch * num_keys * shape.kv_heads + kv_head) * kHeadDim;
   const int blocks = ceil_div(num_keys, kKeyBlock);
@@ -227,7 +235,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
     load_tile<kKeyBlock, kHeadDim>(keys + stage * kTileSize, key + start, key_step, num_keys - block * kKeyBlock);
     load_tile<kKeyBlock, kHeadDim>(values + stage * kTileSize, value + start, key_step, num_keys - block * kKeyBlock);
   };
-  load_tile<kQueryBlock, kHeadDim>(queries, query + query_start + static_cast<int64_t>(first) * query_step, query_step, num_queries - first);
+  load_tile<kQueryBlock, kHeadDim>(queries, query + query_start + static_cast<int64_t>(first) * query_step, query_step,
+                                   num_queries - first);
   int block = next_key_block(bounds, 0, blocks, first, last), stage = 0;
   if (block < blocks) load_keys(block, 0);
   commit_copies();
@@ -260,7 +269,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
       for (int part = 0; part < kHeadDim / 16; ++part) {
         uint32_t a[kRowTiles][4], b[4];
 #pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile) left_fragment<kHeadDim>(a[tile], queries, warp_row + tile * 16, part);
+        for (int tile = 0; tile < kRowTiles; ++tile)
+          left_fragment<kHeadDim>(a[tile], queries, warp_row + tile * 16, part);
 #pragma unroll
         for (int pair = 0; pair < kTiles / 2; ++pair) {
           right_fragment_transposed<kHeadDim>(b, key_tile, pair * 16, part);
@@ -290,7 +300,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
         const int tile = row / 2, half = row % 2;
         float top = highest[tile][half];
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) top = fmaxf(top, fmaxf(scores[tile][i][2 * half], scores[tile][i][2 * half + 1]));
+        for (int i = 0; i < kTiles; ++i)
+          top = fmaxf(top, fmaxf(scores[tile][i][2 * half], scores[tile][i][2 * half + 1]));
         top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
         top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
         const float reference = top == -INFINITY ? 0.0f : top * scale;  // nothing seen yet: all factors become 0
@@ -316,7 +327,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
       for (int step = 0; step < kTiles / 2; ++step) {
         uint32_t a[kRowTiles][4], b[4];
 #pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile) as_left_fragment(a[tile], scores[tile][2 * step], scores[tile][2 * step + 1]);
+        for (int tile = 0; tile < kRowTiles; ++tile)
+          as_left_fragment(a[tile], scores[tile][2 * step], scores[tile][2 * step + 1]);
 #pragma unroll
         for (int part = 0; part < kHeadDim / 16; ++part) {
           right_fragment<kHeadDim>(b, value_tile, step * 16, part);
@@ -341,7 +353,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
     total += __shfl_xor_sync(kAllLanes, total, 1);
     total += __shfl_xor_sync(kAllLanes, total, 2);
     if (place >= num_queries) continue;
-    store_row<kHeadDim>(out + query_start + static_cast<int64_t>(place) * query_step, sums[tile], half, total > 0 ? 1.0f / total : 0.0f);
+    store_row<kHeadDim>(out + query_start + static_cast<int64_t>(place) * query_step, sums[tile], half,
+                        total > 0 ? 1.0f / total : 0.0f);
     if (lane % 4 == 0)
       log_sums[(batch * shape.heads + head) * num_queries + place] =
           total > 0 ? highest[tile][half] * shape.scale + logf(total) : -INFINITY;
@@ -350,8 +363,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
 // products float [batch, heads, queries] = grad_out . out, a warp a row.
 template <int kHeadDim>
-__global__ void __launch_bounds__(256)
-    attention_products_kernel(const bf16* out, const bf16* grad_out, int64_t rows, int queries, int heads, float* products) {
+__global__ void __launch_bounds__(256) attention_products_kernel(const bf16* out, const bf16* grad_out, int64_t rows,
+                                                                 int queries, int heads, float* products) {
   constexpr int kOwn = kHeadDim / kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / kWarp;  // of [batch, queries, heads]
   if (row >= rows) return;
@@ -382,9 +395,11 @@ __global__ void __launch_bounds__(kAttentionThreads)
   bf16* const keys = grads + kTileSize;  // two tiles, then two of values
   bf16* const values = keys + 2 * kTileSize;
   const int num_queries = static_cast<int>(shape.queries), num_keys = static_cast<int>(shape.keys);
-  const int first = (gridDim.x - 1 - blockIdx.x) * kGradQueryBlock, last = min(first + kGradQueryBlock, num_queries) - 1;
+  const int first = (gridDim.x - 1 - blockIdx.x) * kGradQueryBlock,
+            last = min(first + kGradQueryBlock, num_queries) - 1;
   const int64_t head = blockIdx.y, batch = blockIdx.z, kv_head = head / (shape.heads / shape.kv_heads);
-  const int query_step = static_cast<int>(shape.heads) * kHeadDim, key_step = static_cast<int>(shape.kv_heads) * kHeadDim;
+  const int query_step = static_cast<int>(shape.heads) * kHeadDim,
+            key_step = static_cast<int>(shape.kv_heads) * kHeadDim;
   const int64_t query_start = (batch * num_queries * shape.heads + head) * kHeadDim;
   const int64_t key_start = (batch * num_keys * shape.kv_heads + kv_head) * kHeadDim;
   const int blocks = ceil_div(num_keys, kKeyBlock);
@@ -398,8 +413,10 @@ __global__ void __launch_bounds__(kAttentionThreads)
     load_tile<kKeyBlock, kHeadDim>(keys + stage * kTileSize, key + start, key_step, num_keys - block * kKeyBlock);
     load_tile<kKeyBlock, kHeadDim>(values + stage * kTileSize, value + start, key_step, num_keys - block * kKeyBlock);
   };
-  load_tile<kGradQueryBlock, kHeadDim>(queries, query + query_start + static_cast<int64_t>(first) * query_step, query_step, num_queries - first);
-  load_tile<kGradQueryBlock, kHeadDim>(grads, grad_out + query_start + static_cast<int64_t>(first) * query_step, query_step, num_queries - first);
+  load_tile<kGradQueryBlock, kHeadDim>(queries, query + query_start + static_cast<int64_t>(first) * query_step,
+                                       query_step, num_queries - first);
+  load_tile<kGradQueryBlock, kHeadDim>(grads, grad_out + query_start + static_cast<int64_t>(first) * query_step,
+                                       query_step, num_queries - first);
   int block = next_key_block(bounds, 0, blocks, first, last), stage = 0;
   if (block < blocks) load_keys(block, 0);
   commit_copies();
@@ -455,12 +472,13 @@ __global__ void __launch_bounds__(kAttentionThreads)
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int place = first + warp_row + half * 8 + lane / 4;
-    if (place < num_queries) store_row<kHeadDim>(grad_query + query_start + static_cast<int64_t>(place) * query_step, sums, half, shape.scale);
+    if (place < num_queries)
+      store_row<kHeadDim>(grad_query + query_start + static_cast<int64_t>(place) * query_step, sums, half, shape.scale);
   }
 }
 
-// A block: 64 keys of one key-value head; a warp: 16 of them, against the queries of every head of the group. Scores are
-// computed transposed, so that they are left operands as they stand.
+// A block: 64 keys of one key-value head; a warp: 16 of them, against the queries of every head of the group. Scores
+// are computed transposed, so that they are left operands as they stand.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kAttentionThreads)
     attention_grad_key_kernel(const bf16* query, const bf16* key, const bf16* value, const bf16* grad_out,
@@ -475,9 +493,11 @@ __global__ void __launch_bounds__(kAttentionThreads)
   float* const query_sums = reinterpret_cast<float*>(grads + 2 * kTileSize);  // [2][64], then products
   float* const query_products = query_sums + 2 * kGradQueryBlock;
   const int num_queries = static_cast<int>(shape.queries), num_keys = static_cast<int>(shape.keys);
-  const int group = static_cast<int>(shape.heads / shape.kv_heads), key_block = blockIdx.x, first_key = key_block * kKeyBlock;
+  const int group = static_cast<int>(shape.heads / shape.kv_heads), key_block = blockIdx.x,
+            first_key = key_block * kKeyBlock;
   const int64_t kv_head = blockIdx.y, batch = blockIdx.z;
-  const int query_step = static_cast<int>(shape.heads) * kHeadDim, key_step = static_cast<int>(shape.kv_heads) * kHeadDim;
+  const int query_step = static_cast<int>(shape.heads) * kHeadDim,
+            key_step = static_cast<int>(shape.kv_heads) * kHeadDim;
   const int64_t key_start = ((batch * num_keys + first_key) * shape.kv_heads + kv_head) * kHeadDim;
   const int query_blocks = ceil_div(num_queries, kGradQueryBlock);
   const int lane = threadIdx.x % kWarp, warp_row = threadIdx.x / kWarp * 16;
@@ -607,7 +627,8 @@ cudaError_t attention_forward(const bf16* query, const bf16* key, const bf16* va
     const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(shape.queries, 64 * kRowTiles)),
                     static_cast<unsigned>(shape.heads), static_cast<unsigned>(shape.batch));
     return launch(attention_forward_kernel<kHeadDim, kRowTiles>, grid, kAttentionThreads,
-                  attention_forward_bytes<kHeadDim, kRowTiles>(), stream, query, key, value, shape, bounds, out, log_sums);
+                  attention_forward_bytes<kHeadDim, kRowTiles>(), stream, query, key, value, shape, bounds, out,
+                  log_sums);
   };
   if (shape.queries > 64) return run(std::integral_constant<int, 2>());
   return run(std::integral_constant<int, 1>());
@@ -615,27 +636,28 @@ cudaError_t attention_forward(const bf16* query, const bf16* key, const bf16* va
 
 // products: workspace, float [batch, heads, queries].
 template <int kHeadDim>
-cudaError_t attention_backward(const bf16* query, const bf16* key, const bf16* value, const bf16* out, const bf16* grad_out,
-                               const float* log_sums, const AttentionShape& shape, const int* bounds, float* products,
-                               bf16* grad_query, bf16* grad_key, bf16* grad_value, cudaStream_t stream) {
+cudaError_t attention_backward(const bf16* query, const bf16* key, const bf16* value, const bf16* out,
+                               const bf16* grad_out, const float* log_sums, const AttentionShape& shape,
+                               const int* bounds, float* products, bf16* grad_query, bf16* grad_key, bf16* grad_value,
+                               cudaStream_t stream) {
   if (!is_supported(shape)) return cudaErrorInvalidValue;
   const int64_t rows = shape.batch * shape.queries * shape.heads;
   const auto batch = static_cast<unsigned>(shape.batch);
   cudaError_t error = cudaSuccess;
   if (rows) {
-    error = launch(attention_products_kernel<kHeadDim>, static_cast<unsigned>(ceil_div<int64_t>(rows, 8)), 256, 0, stream, out,
-                   grad_out, rows, shape.queries, shape.heads, products);
+    error = launch(attention_products_kernel<kHeadDim>, static_cast<unsigned>(ceil_div<int64_t>(rows, 8)), 256, 0,
+                   stream, out, grad_out, rows, shape.queries, shape.heads, products);
     const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(shape.queries, kGradQueryBlock)),
                     static_cast<unsigned>(shape.heads), batch);
     if (error == cudaSuccess)
-      error = launch(attention_grad_query_kernel<kHeadDim>, grid, kAttentionThreads, attention_grad_bytes<kHeadDim>(), stream,
-                     query, key, value, grad_out, log_sums, products, shape, bounds, grad_query);
+      error = launch(attention_grad_query_kernel<kHeadDim>, grid, kAttentionThreads, attention_grad_bytes<kHeadDim>(),
+                     stream, query, key, value, grad_out, log_sums, products, shape, bounds, grad_query);
   }
   if (error != cudaSuccess || shape.batch * shape.keys == 0) return error;
-  const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(shape.keys, kKeyBlock)), static_cast<unsigned>(shape.kv_heads),
-                  batch);
-  return launch(attention_grad_key_kernel<kHeadDim>, grid, kAttentionThreads, attention_grad_bytes<kHeadDim>(), stream, query,
-                key, value, grad_out, log_sums, products, shape, bounds, grad_key, grad_value);
+  const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(shape.keys, kKeyBlock)),
+                  static_cast<unsigned>(shape.kv_heads), batch);
+  return launch(attention_grad_key_kernel<kHeadDim>, grid, kAttentionThreads, attention_grad_bytes<kHeadDim>(), stream,
+                query, key, value, grad_out, log_sums, products, shape, bounds, grad_key, grad_value);
 }
 
 }  // namespace ernie5::cuda

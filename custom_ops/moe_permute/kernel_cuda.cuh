@@ -72,8 +72,8 @@ static __global__ void __launch_bounds__(1024)
 
 // Shared: int [kSortWarps, experts].
 static __global__ void __launch_bounds__(kSortWarps* kWarp)
-    place_slots_kernel(const int64_t* topk_ids, int64_t slots, int experts, const int* chunk_counts, const int64_t* offsets,
-                       int64_t* row_ids, int64_t* slot_ids) {
+    place_slots_kernel(const int64_t* topk_ids, int64_t slots, int experts, const int* chunk_counts,
+                       const int64_t* offsets, int64_t* row_ids, int64_t* slot_ids) {
   int* const counts = reinterpret_cast<int*>(shared_memory());
   for (int i = threadIdx.x; i < kSortWarps * experts; i += blockDim.x) counts[i] = 0;
   __syncthreads();
@@ -106,12 +106,12 @@ static __global__ void __launch_bounds__(kSortWarps* kWarp)
   }
 }
 
-// topk_ids int64 [tokens, top_k] (slots = tokens * top_k) -> row_ids int64 [slots]: the row of each slot; slot_ids int64
-// [rows]: the slot of each row, -1 where only alignment made one; tokens_per_expert int64 [experts]; offsets int64
-// [experts + 1]. rows: at least slots + experts * (alignment - 1). workspace: int [sort_chunks(slots), experts].
-inline cudaError_t sort_by_expert(const int64_t* topk_ids, int64_t slots, int64_t experts, int64_t alignment, int64_t rows,
-                                  int64_t* row_ids, int64_t* slot_ids, int64_t* tokens_per_expert, int64_t* offsets,
-                                  int* workspace, cudaStream_t stream) {
+// topk_ids int64 [tokens, top_k] (slots = tokens * top_k) -> row_ids int64 [slots]: the row of each slot; slot_ids
+// int64 [rows]: the slot of each row, -1 where only alignment made one; tokens_per_expert int64 [experts]; offsets
+// int64 [experts + 1]. rows: at least slots + experts * (alignment - 1). workspace: int [sort_chunks(slots), experts].
+inline cudaError_t sort_by_expert(const int64_t* topk_ids, int64_t slots, int64_t experts, int64_t alignment,
+                                  int64_t rows, int64_t* row_ids, int64_t* slot_ids, int64_t* tokens_per_expert,
+                                  int64_t* offsets, int* workspace, cudaStream_t stream) {
   if (experts < 1 || experts > kSortMaxExperts || alignment < 1) return cudaErrorInvalidValue;
   if (rows < slots + (alignment > 1 ? experts * (alignment - 1) : 0)) return cudaErrorInvalidValue;
   const auto chunks = static_cast<unsigned>(sort_chunks(slots));
@@ -120,13 +120,15 @@ inline cudaError_t sort_by_expert(const int64_t* topk_ids, int64_t slots, int64_
   if (error == cudaSuccess)
     error = launch(count_experts_kernel, chunks, kSortWarps * kWarp, 0, stream, topk_ids, slots, experts, workspace);
   if (error == cudaSuccess)
-    error = launch(scan_experts_kernel, 1, 1024, 0, stream, workspace, chunks, experts, alignment, tokens_per_expert, offsets);
+    error = launch(scan_experts_kernel, 1, 1024, 0, stream, workspace, chunks, experts, alignment, tokens_per_expert,
+                   offsets);
   if (error != cudaSuccess || slots == 0) return error;
-  return launch(place_slots_kernel, chunks, kSortWarps * kWarp, kSortWarps * experts * sizeof(int), stream, topk_ids, slots,
-                experts, workspace, offsets, row_ids, slot_ids);
+  return launch(place_slots_kernel, chunks, kSortWarps * kWarp, kSortWarps * experts * sizeof(int), stream, topk_ids,
+                slots, experts, workspace, offsets, row_ids, slot_ids);
 }
 
-// A block's x is a token, its y a share of the columns: 128 packs. rows [.., hidden] at row_ids[token, choice] = x[token].
+// A block's x is a token, its y a share of the columns: 128 packs. rows [.., hidden] at row_ids[token, choice] =
+// x[token].
 template <typename T, int N>
 __global__ void __launch_bounds__(128)
     permute_kernel(const T* x, const int64_t* row_ids, int top_k, int64_t hidden, T* rows) {
@@ -134,10 +136,12 @@ __global__ void __launch_bounds__(128)
   if (place >= hidden) return;
   const auto pack = load<N>(x + token * hidden + place);
 #pragma unroll 4
-  for (int choice = 0; choice < top_k; ++choice) store<N>(rows + row_ids[token * top_k + choice] * hidden + place, pack);
+  for (int choice = 0; choice < top_k; ++choice)
+    store<N>(rows + row_ids[token * top_k + choice] * hidden + place, pack);
 }
 
-// out[token] = sum over its choices of weight * rows[row], in the order of the choices; weights float [tokens, top_k] or null.
+// out[token] = sum over its choices of weight * rows[row], in the order of the choices; weights float [tokens, top_k]
+// or null.
 template <typename T, int N>
 __global__ void __launch_bounds__(128)
     combine_kernel(const T* rows, const int64_t* row_ids, const float* weights, int top_k, int64_t hidden, T* out) {
@@ -159,8 +163,8 @@ __global__ void __launch_bounds__(128)
   store<N>(out + token * hidden + place, pack);
 }
 
-// A warp a slot: grad_rows[row] = weight * grad[token], grad_weights[slot] = grad[token] . rows[row]. A block's warps take the
-// choices of one token, so that its gradient is read from memory once.
+// A warp a slot: grad_rows[row] = weight * grad[token], grad_weights[slot] = grad[token] . rows[row]. A block's warps
+// take the choices of one token, so that its gradient is read from memory once.
 template <typename T, int N>
 __global__ void __launch_bounds__(256)
     combine_backward_kernel(const T* grad, const T* rows, const int64_t* row_ids, const float* weights, int top_k,
@@ -197,8 +201,8 @@ inline dim3 token_grid(int64_t tokens, int64_t hidden, int pack) {
   return dim3(static_cast<unsigned>(tokens), static_cast<unsigned>(ceil_div<int64_t>(hidden, 128 * pack)));
 }
 
-// x [tokens, hidden] -> rows [.., hidden]; also the gradient of combine without weights. Rows that only alignment made are
-// left as they are.
+// x [tokens, hidden] -> rows [.., hidden]; also the gradient of combine without weights. Rows that only alignment made
+// are left as they are.
 template <typename T>
 cudaError_t permute(const T* x, const int64_t* row_ids, int64_t tokens, int64_t top_k, int64_t hidden, T* rows,
                     cudaStream_t stream) {
@@ -211,13 +215,13 @@ cudaError_t permute(const T* x, const int64_t* row_ids, int64_t tokens, int64_t 
 
 // rows -> out [tokens, hidden]; without weights (null) also the gradient of permute.
 template <typename T>
-cudaError_t combine(const T* rows, const int64_t* row_ids, const float* weights, int64_t tokens, int64_t top_k, int64_t hidden,
-                    T* out, cudaStream_t stream) {
+cudaError_t combine(const T* rows, const int64_t* row_ids, const float* weights, int64_t tokens, int64_t top_k,
+                    int64_t hidden, T* out, cudaStream_t stream) {
   if (tokens * hidden == 0) return cudaSuccess;
   return with_row_packs<T>(hidden, is_aligned(rows) && is_aligned(out), [&](auto pack) {
     constexpr int N = decltype(pack)::value;
-    return launch(combine_kernel<T, N>, token_grid(tokens, hidden, N), 128, 0, stream, rows, row_ids, weights, top_k, hidden,
-                  out);
+    return launch(combine_kernel<T, N>, token_grid(tokens, hidden, N), 128, 0, stream, rows, row_ids, weights, top_k,
+                  hidden, out);
   });
 }
 
@@ -226,8 +230,8 @@ cudaError_t combine_backward(const T* grad, const T* rows, const int64_t* row_id
                              int64_t top_k, int64_t hidden, T* grad_rows, float* grad_weights, cudaStream_t stream) {
   if (tokens * top_k == 0) return cudaSuccess;
   return with_row_packs<T>(hidden, is_aligned(grad) && is_aligned(rows) && is_aligned(grad_rows), [&](auto pack) {
-    return launch(combine_backward_kernel<T, decltype(pack)::value>, static_cast<unsigned>(tokens), 256, 0, stream, grad, rows,
-                  row_ids, weights, top_k, hidden, grad_rows, grad_weights);
+    return launch(combine_backward_kernel<T, decltype(pack)::value>, static_cast<unsigned>(tokens), 256, 0, stream,
+                  grad, rows, row_ids, weights, top_k, hidden, grad_rows, grad_weights);
   });
 }
 

@@ -1,7 +1,8 @@
 // Root-mean-square normalisation of rows, and of the sum of two: see kernel.h. T is float, fp16 or bf16; sums in float.
 //
-// A team of threads holds its row in registers, so that it is read once; small rows take a warp each. The gradient of the
-// weight has two stages without atomics: each team sums over its rows, then columns are summed over teams in fixed order.
+// A team of threads holds its row in registers, so that it is read once; small rows take a warp each. The gradient of
+// the weight has two stages without atomics: each team sums over its rows, then columns are summed over teams in fixed
+// order.
 #pragma once
 #include <type_traits>
 
@@ -13,8 +14,8 @@ constexpr int kNormCached = 4;  // packs of a row that a thread holds
 constexpr int kNormHeld = 2;    // of these, how many the backward pass holds of two tensors beside its sums
 constexpr int kNormBlock = 512;
 
-// Teams that share out the rows in the backward pass: rows of its workspace, float [teams, hidden]. Few where a team is a
-// block, as each writes a row of partial sums.
+// Teams that share out the rows in the backward pass: rows of its workspace, float [teams, hidden]. Few where a team is
+// a block, as each writes a row of partial sums.
 inline int64_t rms_norm_teams(int64_t rows, int64_t hidden) {
   const int64_t most = hidden > 1024 ? 264 : 2112;
   return rows < 1 ? 1 : rows < most ? rows : most;
@@ -23,8 +24,8 @@ inline int64_t rms_norm_teams(int64_t rows, int64_t hidden) {
 // kTeam threads to a row, 32 or the whole block; N values to a pack.
 template <typename T, int N, int kTeam, int kBlock>
 __global__ void __launch_bounds__(kBlock)
-    rms_norm_forward_kernel(const T* x, const T* residual, const T* weight, int64_t rows, int hidden, float epsilon, T* sum,
-                            T* y, float* inverse) {
+    rms_norm_forward_kernel(const T* x, const T* residual, const T* weight, int64_t rows, int hidden, float epsilon,
+                            T* sum, T* y, float* inverse) {
   constexpr int kTeams = kBlock / kTeam;
   const int lane = threadIdx.x % kTeam, packs = hidden / N;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kTeams + threadIdx.x / kTeam;
@@ -73,7 +74,8 @@ __global__ void __launch_bounds__(kBlock)
     if (pack < count) write(pack, cached[slot]);
   }
   const T* const again = residual ? sum : x;
-  for (int pack = kNormCached * kTeam + lane; pack < count; pack += kTeam) write(pack, load<N>(again + start + pack * N));
+  for (int pack = kNormCached * kTeam + lane; pack < count; pack += kTeam)
+    write(pack, load<N>(again + start + pack * N));
 }
 
 // Each team takes every teams-th row; partial [teams, hidden] takes its sums of grad_y * s * inverse.
@@ -154,7 +156,8 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// out [columns] = sum over the rows of partial [rows, columns], in the same order always. Blocks of 32 columns x 8 rows.
+// out [columns] = sum over the rows of partial [rows, columns], in the same order always. Blocks of 32 columns x 8
+// rows.
 template <typename T>
 __global__ void __launch_bounds__(256) sum_columns_kernel(const float* partial, int64_t rows, int columns, T* out) {
   __shared__ float parts[8][kWarp];
@@ -181,15 +184,15 @@ cudaError_t with_norm_shape(int64_t hidden, bool aligned, const Run& run) {
 
 // residual and sum are null together.
 template <typename T>
-cudaError_t rms_norm_forward(const T* x, const T* residual, const T* weight, int64_t rows, int64_t hidden, float epsilon,
-                             T* sum, T* y, float* inverse, cudaStream_t stream) {
+cudaError_t rms_norm_forward(const T* x, const T* residual, const T* weight, int64_t rows, int64_t hidden,
+                             float epsilon, T* sum, T* y, float* inverse, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const bool aligned = is_aligned(x) && is_aligned(residual) && is_aligned(weight) && is_aligned(sum) && is_aligned(y);
   return with_norm_shape<T>(hidden, aligned, [&](auto pack, auto team) {
     constexpr int kTeam = decltype(team)::value, kBlock = kTeam == kWarp ? 128 : kTeam;
     const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(rows, kBlock / kTeam));
-    return launch(rms_norm_forward_kernel<T, decltype(pack)::value, kTeam, kBlock>, blocks, kBlock, 0, stream, x, residual,
-                  weight, rows, hidden, epsilon, sum, y, inverse);
+    return launch(rms_norm_forward_kernel<T, decltype(pack)::value, kTeam, kBlock>, blocks, kBlock, 0, stream, x,
+                  residual, weight, rows, hidden, epsilon, sum, y, inverse);
   });
 }
 
@@ -205,8 +208,8 @@ cudaError_t rms_norm_backward(const T* s, const T* weight, const float* inverse,
   const cudaError_t error = with_norm_shape<T>(hidden, aligned, [&](auto pack, auto team) {
     constexpr int kTeam = decltype(team)::value, kBlock = kTeam == kWarp ? 128 : kTeam;
     const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(teams, kBlock / kTeam));
-    return launch(rms_norm_backward_kernel<T, decltype(pack)::value, kTeam, kBlock>, blocks, kBlock, 0, stream, s, weight,
-                  inverse, grad_y, grad_sum, rows, hidden, teams, grad_s, workspace);
+    return launch(rms_norm_backward_kernel<T, decltype(pack)::value, kTeam, kBlock>, blocks, kBlock, 0, stream, s,
+                  weight, inverse, grad_y, grad_sum, rows, hidden, teams, grad_s, workspace);
   });
   if (error != cudaSuccess) return error;
   const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(hidden, kWarp));

@@ -1,5 +1,5 @@
-// The router (ernie5/layers/router.py): scores, biased top-k, renormalised weights and counts in one pass over the logits.
-// A warp works on a token and holds its scores in registers: lane l has experts l, l + 32, ...
+// The router (ernie5/layers/router.py): scores, biased top-k, renormalised weights and counts in one pass over the
+// logits. A warp works on a token and holds its scores in registers: lane l has experts l, l + 32, ...
 #pragma once
 #include <climits>
 #include <type_traits>
@@ -40,21 +40,23 @@ __device__ __forceinline__ void router_scores(const float* logits, const float* 
 
 template <int kPerLane>
 __global__ void __launch_bounds__(kRouterWarps* kWarp)
-    router_forward_kernel(const float* logits, const float* bias, const float* mask, int64_t tokens, int experts, int top_k,
-                          bool softmax, float scaling, int64_t* topk_ids, float* topk_weights,
+    router_forward_kernel(const float* logits, const float* bias, const float* mask, int64_t tokens, int experts,
+                          int top_k, bool softmax, float scaling, int64_t* topk_ids, float* topk_weights,
                           unsigned long long* tokens_per_expert) {
   __shared__ int counts[kRouterMaxExperts];
   for (int expert = threadIdx.x; expert < experts; expert += blockDim.x) counts[expert] = 0;
   __syncthreads();
   const int lane = threadIdx.x % kWarp;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kRouterWarps;
-  for (int64_t token = static_cast<int64_t>(blockIdx.x) * kRouterWarps + threadIdx.x / kWarp; token < tokens; token += step) {
+  for (int64_t token = static_cast<int64_t>(blockIdx.x) * kRouterWarps + threadIdx.x / kWarp; token < tokens;
+       token += step) {
     float scores[kPerLane], choice[kPerLane];
     router_scores<kPerLane>(logits + token * experts, mask, experts, softmax, scores);
 #pragma unroll
     for (int slot = 0; slot < kPerLane; ++slot) {
       const int expert = slot * kWarp + lane;
-      const float moved = expert < experts ? scores[slot] + (bias ? bias[expert] : 0.0f) + (mask ? mask[expert] : 0.0f) : 0.0f;
+      const float moved =
+          expert < experts ? scores[slot] + (bias ? bias[expert] : 0.0f) + (mask ? mask[expert] : 0.0f) : 0.0f;
       choice[slot] = moved == moved ? moved : -INFINITY;  // what is no number is chosen last
     }
     unsigned taken = 0;  // a bit a slot
@@ -66,7 +68,8 @@ __global__ void __launch_bounds__(kRouterWarps* kWarp)
 #pragma unroll
       for (int slot = 0; slot < kPerLane; ++slot) {
         const int expert = slot * kWarp + lane;
-        const bool better = choice[slot] > best || best_id == INT_MAX;  // slots go up in expert: the first of equals stays
+        const bool better =
+            choice[slot] > best || best_id == INT_MAX;  // slots go up in expert: the first of equals stays
         if (expert < experts && !(taken >> slot & 1) && better) {
           best = choice[slot];
           best_id = expert;
@@ -113,7 +116,8 @@ __global__ void __launch_bounds__(kRouterWarps* kWarp)
                            int64_t tokens, int experts, int top_k, bool softmax, float scaling, float* grad_logits) {
   const int lane = threadIdx.x % kWarp;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kRouterWarps;
-  for (int64_t token = static_cast<int64_t>(blockIdx.x) * kRouterWarps + threadIdx.x / kWarp; token < tokens; token += step) {
+  for (int64_t token = static_cast<int64_t>(blockIdx.x) * kRouterWarps + threadIdx.x / kWarp; token < tokens;
+       token += step) {
     float scores[kPerLane], grads[kPerLane];
     router_scores<kPerLane>(logits + token * experts, mask, experts, softmax, scores);
     const bool chose = lane < top_k;
@@ -166,11 +170,11 @@ inline unsigned router_blocks(int64_t tokens) {
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks < 2048 ? blocks : 2048);
 }
 
-// logits float [tokens, experts]; bias, mask float [experts] or null -> topk_ids int64 and topk_weights float [tokens, top_k],
-// tokens_per_expert int64 [experts]. Of equal choices the lowest id comes first.
-inline cudaError_t router_forward(const float* logits, const float* bias, const float* mask, int64_t tokens, int64_t experts,
-                                  int64_t top_k, bool softmax, float scaling, int64_t* topk_ids, float* topk_weights,
-                                  int64_t* tokens_per_expert, cudaStream_t stream) {
+// logits float [tokens, experts]; bias, mask float [experts] or null -> topk_ids int64 and topk_weights float [tokens,
+// top_k], tokens_per_expert int64 [experts]. Of equal choices the lowest id comes first.
+inline cudaError_t router_forward(const float* logits, const float* bias, const float* mask, int64_t tokens,
+                                  int64_t experts, int64_t top_k, bool softmax, float scaling, int64_t* topk_ids,
+                                  float* topk_weights, int64_t* tokens_per_expert, cudaStream_t stream) {
   if (experts > kRouterMaxExperts || top_k > kRouterMaxTopK || top_k > experts) return cudaErrorInvalidValue;
   const cudaError_t error = cudaMemsetAsync(tokens_per_expert, 0, experts * sizeof(int64_t), stream);
   if (error != cudaSuccess || tokens == 0) return error;
@@ -182,13 +186,13 @@ inline cudaError_t router_forward(const float* logits, const float* bias, const 
 }
 
 inline cudaError_t router_backward(const float* logits, const float* mask, const int64_t* topk_ids,
-                                   const float* grad_weights, int64_t tokens, int64_t experts, int64_t top_k, bool softmax,
-                                   float scaling, float* grad_logits, cudaStream_t stream) {
+                                   const float* grad_weights, int64_t tokens, int64_t experts, int64_t top_k,
+                                   bool softmax, float scaling, float* grad_logits, cudaStream_t stream) {
   if (experts > kRouterMaxExperts || top_k > kRouterMaxTopK || top_k > experts) return cudaErrorInvalidValue;
   if (tokens == 0) return cudaSuccess;
   return with_router_width(experts, [&](auto slots) {
-    return launch(router_backward_kernel<decltype(slots)::value>, router_blocks(tokens), kRouterWarps * kWarp, 0, stream,
-                  logits, mask, topk_ids, grad_weights, tokens, experts, top_k, softmax, scaling, grad_logits);
+    return launch(router_backward_kernel<decltype(slots)::value>, router_blocks(tokens), kRouterWarps * kWarp, 0,
+                  stream, logits, mask, topk_ids, grad_weights, tokens, experts, top_k, softmax, scaling, grad_logits);
   });
 }
 

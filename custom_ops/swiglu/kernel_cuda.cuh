@@ -26,12 +26,11 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// A block a row. y (null: not wanted) is computed again; grad_weights [count] only with row_weights. The gradient of the
-// rows may overwrite them.
+// A block a row. y (null: not wanted) is computed again; grad_weights [count] only with row_weights. The gradient of
+// the rows may overwrite them.
 template <typename T, int N>
-__global__ void __launch_bounds__(256)
-    swiglu_backward_kernel(const T* rows, const float* row_weights, const T* grad_y, int ffn, T* grad_rows,
-                           float* grad_weights, T* y) {
+__global__ void __launch_bounds__(256) swiglu_backward_kernel(const T* rows, const float* row_weights, const T* grad_y,
+                                                              int ffn, T* grad_rows, float* grad_weights, T* y) {
   const int packs = ffn / N;
   const int64_t row = blockIdx.x;
   const float weight = row_weights ? row_weights[row] : 1.0f;
@@ -39,7 +38,8 @@ __global__ void __launch_bounds__(256)
   T *grad_gates = grad_rows + row * 2 * ffn, *grad_ups = grad_gates + ffn;
   float total = 0;  // of grad_y * silu(gate) * up
   for (int pack = threadIdx.x; pack < packs; pack += 256) {
-    const auto gate = load<N>(gates + pack * N), up = load<N>(ups + pack * N), grad = load<N>(grad_y + row * ffn + pack * N);
+    const auto gate = load<N>(gates + pack * N), up = load<N>(ups + pack * N),
+               grad = load<N>(grad_y + row * ffn + pack * N);
     Pack<T, N> grad_gate, grad_up, out;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -60,13 +60,14 @@ __global__ void __launch_bounds__(256)
 }
 
 template <typename T>
-cudaError_t swiglu_forward(const T* rows, const float* row_weights, int64_t count, int64_t ffn, T* y, cudaStream_t stream) {
+cudaError_t swiglu_forward(const T* rows, const float* row_weights, int64_t count, int64_t ffn, T* y,
+                           cudaStream_t stream) {
   if (count == 0 || ffn == 0) return cudaSuccess;
   const auto run = [&](auto pack) {
     constexpr int N = decltype(pack)::value;
     const int64_t blocks = ceil_div<int64_t>(count * (ffn / N), 256);
-    return launch(swiglu_forward_kernel<T, N>, static_cast<unsigned>(blocks < 1 << 20 ? blocks : 1 << 20), 256, 0, stream, rows,
-                  row_weights, count, ffn, y);
+    return launch(swiglu_forward_kernel<T, N>, static_cast<unsigned>(blocks < 1 << 20 ? blocks : 1 << 20), 256, 0,
+                  stream, rows, row_weights, count, ffn, y);
   };
   if (ffn % kVector<T> == 0 && is_aligned(rows) && is_aligned(y)) return run(std::integral_constant<int, kVector<T>>());
   return run(std::integral_constant<int, 1>());

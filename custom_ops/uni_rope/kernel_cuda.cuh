@@ -6,11 +6,11 @@
 
 namespace ernie5::cuda {
 
-// position_ids float [tokens, 3], axes int64 [pairs] of 0..2, inverse_frequency float [pairs] -> cos, sin float [tokens,
-// pairs]. The accurate sincosf: positions reach 1e5 and more.
+// position_ids float [tokens, 3], axes int64 [pairs] of 0..2, inverse_frequency float [pairs] -> cos, sin float
+// [tokens, pairs]. The accurate sincosf: positions reach 1e5 and more.
 static __global__ void __launch_bounds__(256)
-    uni_rope_angles_kernel(const float* position_ids, const int64_t* axes, const float* inverse_frequency, int64_t total,
-                           int pairs, float* cos, float* sin) {
+    uni_rope_angles_kernel(const float* position_ids, const int64_t* axes, const float* inverse_frequency,
+                           int64_t total, int pairs, float* cos, float* sin) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= total) return;
   const int pair = static_cast<int>(index % pairs);
@@ -20,12 +20,11 @@ static __global__ void __launch_bounds__(256)
   sin[index] = s;
 }
 
-// states and out [tokens, heads, 2 * pairs] (they may be one): dims (j, j + pairs) of each head turned by sign * angle j of
-// the token. A block takes tokens in turn; a thread's packs of cos and sin serve as many heads as it meets.
+// states and out [tokens, heads, 2 * pairs] (they may be one): dims (j, j + pairs) of each head turned by sign * angle
+// j of the token. A block takes tokens in turn; a thread's packs of cos and sin serve as many heads as it meets.
 template <typename T, int N>
-__global__ void __launch_bounds__(256)
-    uni_rope_kernel(const T* states, const float* cos, const float* sin, int64_t tokens, int heads, int pairs, float sign,
-                    T* out) {
+__global__ void __launch_bounds__(256) uni_rope_kernel(const T* states, const float* cos, const float* sin,
+                                                       int64_t tokens, int heads, int pairs, float sign, T* out) {
   const int packs = pairs / N;
   for (int64_t token = blockIdx.x; token < tokens; token += gridDim.x) {
     const float *cosines = cos + token * pairs, *sines = sin + token * pairs;
@@ -50,8 +49,8 @@ inline cudaError_t uni_rope_angles(const float* position_ids, const int64_t* axe
                                    int64_t tokens, int64_t pairs, float* cos, float* sin, cudaStream_t stream) {
   if (tokens * pairs == 0) return cudaSuccess;
   const auto blocks = static_cast<unsigned>(ceil_div<int64_t>(tokens * pairs, 256));
-  return launch(uni_rope_angles_kernel, blocks, 256, 0, stream, position_ids, axes, inverse_frequency, tokens * pairs, pairs,
-                cos, sin);
+  return launch(uni_rope_angles_kernel, blocks, 256, 0, stream, position_ids, axes, inverse_frequency, tokens * pairs,
+                pairs, cos, sin);
 }
 
 // sign 1 turns, -1 turns back: the gradient.
@@ -61,10 +60,11 @@ cudaError_t uni_rope(const T* states, const float* cos, const float* sin, int64_
   if (tokens * heads * pairs == 0) return cudaSuccess;
   const auto run = [&](auto pack) {
     const auto blocks = static_cast<unsigned>(tokens < 1 << 20 ? tokens : 1 << 20);
-    return launch(uni_rope_kernel<T, decltype(pack)::value>, blocks, 256, 0, stream, states, cos, sin, tokens, heads, pairs,
-                  sign, out);
+    return launch(uni_rope_kernel<T, decltype(pack)::value>, blocks, 256, 0, stream, states, cos, sin, tokens, heads,
+                  pairs, sign, out);
   };
-  if (pairs % kVector<T> == 0 && is_aligned(states) && is_aligned(out)) return run(std::integral_constant<int, kVector<T>>());
+  if (pairs % kVector<T> == 0 && is_aligned(states) && is_aligned(out))
+    return run(std::integral_constant<int, kVector<T>>());
   return run(std::integral_constant<int, 1>());
 }
 
