@@ -19,7 +19,7 @@ class Experts:
     def grouped(self) -> torch.Tensor:
         tokens, top_k = self.ids.shape
         order = self.ids.flatten().argsort(stable=True)
-        counts = torch.histc(self.ids.flatten().int(), bins=len(self.gate_up), min=0, max=len(self.gate_up) - 1)
+        counts = torch.bincount(self.ids.flatten(), minlength=len(self.gate_up))
         ends = counts.cumsum(0, dtype=torch.int32)
         rows = self.states[order // top_k]
         gate, up = F.grouped_mm(rows, self.gate_up.transpose(-2, -1), offs=ends).chunk(2, -1)

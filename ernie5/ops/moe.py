@@ -71,16 +71,17 @@ def moe_unpermute(
         inputs = [rows, permutation.token_ids, permutation.row_ids]
         if topk_weights is None:
             return backend.call("moe_unpermute", inputs)[0]
-        return backend.call("moe_unpermute_weighted", [*inputs, topk_weights.astype(_weight_dtype(rows))])[0]
+        return backend.call("moe_unpermute_weighted", [*inputs, _weights_for(rows, topk_weights)])[0]
     if topk_weights is not None:
         row_weights = _gather_or_zero(topk_weights.flatten(), permutation.slot_ids)
         rows = rows * row_weights.unsqueeze(-1).astype(rows.dtype)
     return _Unpermute.apply(rows, permutation)
 
 
-def _weight_dtype(rows: paddle.Tensor) -> str:
-    """What the compiled operators take weights in, which is what they compute in."""
-    return "float64" if rows.dtype == paddle.float64 else "float32"
+def _weights_for(rows: paddle.Tensor, weights: paddle.Tensor) -> paddle.Tensor:
+    """The weights in what the compiled operators compute in; a cast to the same dtype would cost a copy."""
+    dtype = paddle.float64 if rows.dtype == paddle.float64 else paddle.float32
+    return weights if weights.dtype == dtype else weights.astype(dtype)
 
 
 class _Permute(PyLayer):
@@ -144,7 +145,7 @@ def expert_ffn(
     The weight is applied between the two products, where rows are narrowest; the second product is linear in it.
     """
     if backend.is_native("expert_ffn") and _fits(rows, gate_up_proj, down_proj):
-        inputs = [rows, row_weights.astype(_weight_dtype(rows)), tokens_per_expert, gate_up_proj, down_proj]
+        inputs = [rows, _weights_for(rows, row_weights), tokens_per_expert, gate_up_proj, down_proj]
         return backend.call("expert_ffn", inputs, _wants_gradients(*inputs))[0]
     counts = tokens_per_expert.tolist()
     if rows.shape[0] <= GATHERED_SLOTS and not paddle.is_grad_enabled():
@@ -170,8 +171,7 @@ def moe_ffn(
     block at a time only; this definition makes all of them.
     """
     if backend.is_native("moe_ffn") and _fits(hidden_states, gate_up_proj, down_proj):
-        weights = topk_weights.astype(_weight_dtype(hidden_states))
-        inputs = [hidden_states, topk_ids, weights, gate_up_proj, down_proj]
+        inputs = [hidden_states, topk_ids, _weights_for(hidden_states, topk_weights), gate_up_proj, down_proj]
         return backend.call("moe_ffn", inputs, _wants_gradients(*inputs))[0]
     permutation = sort_by_expert(topk_ids, gate_up_proj.shape[0])
     row_weights = paddle.gather(topk_weights.flatten(), permutation.slot_ids)
