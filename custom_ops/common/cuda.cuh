@@ -223,7 +223,9 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 threads, size_
                              static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, threads, shared_bytes, stream> > >(static_cast<Parameters>(arguments)...);
+  // clang-format off: it does not know <<<
+  kernel<<<grid, threads, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+  // clang-format on
   return cudaGetLastError();
 #endif
 }
