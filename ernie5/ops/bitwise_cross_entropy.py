@@ -9,10 +9,10 @@ NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
 
 
 def bitwise_cross_entropy(logits: paddle.Tensor, targets: paddle.Tensor, row_weights: paddle.Tensor) -> paddle.Tensor:
-    """sum of row_weights * mean cross-entropy of a row's bits, in nats a bit, a scalar (float32, or float64 of float64).
+    """sum of row_weights * mean cross-entropy of a row's bits, in nats a bit, a float scalar.
 
-    logits [rows, at least bits], the log-odds of 1, of which the first `bits` count; targets float32 [rows, bits] and
-    row_weights float32 [rows], which get no gradient.
+    logits [rows, at least bits], log-odds of 1, of which the first `bits` count; targets float32 [rows, bits] and
+    row_weights float32 [rows], which get no gradient. The result is float32, or float64 of float64.
     """
     dtype = paddle.float64 if logits.dtype == paddle.float64 else paddle.float32
     targets, row_weights = targets.detach().astype(dtype), row_weights.detach()
