@@ -135,6 +135,10 @@ def nvcc() -> list[str]:
 class BuildOperators(build_py):
     """The Python files, and beside them the library and how it was built."""
 
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Of the Python files beside this one only the package itself; the others are programs of the checkout."""
+        return [module for module in super().find_package_modules(package, package_dir) if module[1] == "__init__"]
+
     def run(self) -> None:
         super().run()
         if self.editable_mode:
