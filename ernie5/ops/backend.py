@@ -61,9 +61,7 @@ def using(mode: str) -> Iterator[None]:
         _backend.mode, _backend.why = before
 
 
-def call(
-    operator: str, inputs: Sequence[paddle.Tensor | list[paddle.Tensor]], *attributes: Any
-) -> list[paddle.Tensor]:
+def call(operator: str, inputs: Sequence[paddle.Tensor | list[paddle.Tensor]], *attributes: Any) -> list[paddle.Tensor]:
     """The outputs of a compiled operator, with its gradients; in dygraph and under to_static.
 
     An input may be a list of tensors, of which none is an integer; an output that is one comes as the list itself.
