@@ -132,13 +132,12 @@ def make_row(
     mask_probability: float = 0.0,
 ) -> Row:
     """The documents packed into one row, through the same code as training data."""
-    import numpy as np
 
     from ernie5.data.media_settings import MediaSettings
     from ernie5.data.packing import Cursor, fill_row
     from ernie5.data.sample import Sample
     from ernie5.data.sequence import encode_sample
-    from ernie5.ops.attention import visible
+    from ernie5.ops.attention import Mask
 
     tokenizer, media = CharacterTokenizer(), MediaSettings(vision=vision_settings(window, mask_probability))
     samples = [
@@ -147,7 +146,7 @@ def make_row(
     ]
     length = sum(len(sample) for sample in samples) + padding
     row = fill_row(Cursor(), dict(enumerate(samples)).get, length, tokenizer.pad_id, "error")
-    return Row(title, row, visible(row.mask_rows[None], np.arange(length))[0])
+    return Row(title, row, Mask(length, length, row.mask_rows[None]).visible(0, length)[0])
 
 
 def vision_settings(window: int, mask_probability: float) -> "VisionSettings":

@@ -21,7 +21,7 @@ from ernie5.modality.token_layout import TO_THE_END
 from ernie5.modality.unified import UnifiedSequence, stack
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet, full_subnet
-from ernie5.ops.attention import flashmask_tiles
+from ernie5.ops.attention import Mask
 
 _PAD_ID = 0  # no token sees a pad but the pad itself
 
@@ -91,7 +91,7 @@ class Decoding:
         hidden_from = _one_row_if_equal(hidden_from + self.length)
         self._hidden_from = _beside(self._hidden_from, hidden_from)
         layout = Layout(
-            flashmask_tiles(self._mask_rows(_one_row_if_equal(group_start)), embedded.shape[1]),
+            Mask(embedded.shape[1], self.num_keys, self._mask_rows(_one_row_if_equal(group_start))),
             rotation(paddle.to_tensor(positions), self.model.config.attention),
         )
         self.length += embedded.shape[1]

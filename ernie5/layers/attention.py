@@ -45,7 +45,7 @@ class Attention(nn.Layer):
         value = self._heads(self.v_proj(hidden_states))
         if cache is not None:
             key, value = cache.append(key, value)
-        return self.o_proj(flashmask_attention(query, key, value, layout.tiles))
+        return self.o_proj(flashmask_attention(query, key, value, layout.mask))
 
     def _heads(self, states: paddle.Tensor) -> paddle.Tensor:
         return states.reshape([*states.shape[:2], -1, self.head_dim])  # [batch, seq, heads, head_dim]

@@ -10,7 +10,7 @@ from ernie5.layers.layout import Layout
 from ernie5.layers.mlp import GatedMLP
 from ernie5.layers.norm import RMSNorm
 from ernie5.layers.rope import rotation
-from ernie5.ops.attention import QUERY_BLOCK, Tile
+from ernie5.ops.attention import Mask
 
 ROPE_THETA = 10_000.0  # of rows and columns of patches, of which there are tens to hundreds
 NORM_EPSILON = 1e-6
@@ -79,7 +79,4 @@ def frame_layout(height: int, width: int, attention: AttentionConfig) -> Layout:
     """Every patch of a frame sees every other; it stands in its row and column."""
     rows, columns = np.indices([height, width]).reshape(2, -1)
     positions = np.stack([np.zeros_like(rows), rows, columns], -1).astype(np.float32)
-    num = height * width
-    # in blocks of queries, so that without gradients the scores of a large picture are never all in memory
-    tiles = [Tile(start, min(start + QUERY_BLOCK, num), 0, num, None) for start in range(0, num, QUERY_BLOCK)]
-    return Layout(tiles, rotation(paddle.to_tensor(positions[None]), attention))
+    return Layout(Mask(height * width, height * width), rotation(paddle.to_tensor(positions[None]), attention))

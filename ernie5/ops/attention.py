@@ -1,15 +1,84 @@
 """Grouped-query attention under a FlashMask (arXiv:2410.01359), without a [seq, seq] mask where none is needed."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from ernie5.ops import backend
+
+NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
 HIDDEN = -1e30  # score of a key that a query must not see; finite, so a row that sees nothing stays a number
 # Queries worked on together: smaller skips more hidden keys, larger makes better GEMMs. Which wins depends on how
 # far a query sees: rows of short documents are a tenth faster in a training step with the small one.
 QUERY_BLOCK, SMALL_QUERY_BLOCK = 128, 64
+
+
+class Mask:
+    """Which keys each query sees; made once for all layers.
+
+    columns int32 [batch or 1, keys, 1, 2 or 4]: which queries, counted from 0, a key is hidden from; None: from none.
+    One: from lower_start on. Two: [lower_start, lower_end) if causal, else from lower_start on and before upper_end.
+    Four: [lower_start, lower_end) and [upper_start, upper_end). A causal mask also hides the keys behind a query, the
+    last query standing beside the last key. A query that sees no key attends to nothing: its output is 0.
+    """
+
+    def __init__(self, num_queries: int, num_keys: int, columns: np.ndarray | None = None, causal: bool = False):
+        self.num_queries, self.num_keys, self.causal = num_queries, num_keys, causal
+        self._columns = np.zeros([1, num_keys, 0], np.int32) if columns is None else columns
+
+    @cached_property
+    def columns(self) -> paddle.Tensor:
+        """int32 [batch or 1, keys, 0, 1, 2 or 4], as the compiled operator reads them."""
+        return paddle.to_tensor(self._columns)
+
+    def visible(self, first: int, last: int) -> np.ndarray:
+        """bool [batch or 1, last - first, keys] of the queries [first, last): the definition of the column form."""
+        query = np.arange(first, last)[None, :, None]
+        column = [self._columns[:, None, :, i] for i in range(self._columns.shape[2])]
+        never = np.zeros([1, last - first, self.num_keys], bool)
+        if len(column) == 4:
+            hidden = ((query >= column[0]) & (query < column[1])) | ((query >= column[2]) & (query < column[3]))
+        elif len(column) == 2 and self.causal:
+            hidden = (query >= column[0]) & (query < column[1])
+        elif len(column) == 2:
+            hidden = (query >= column[0]) | (query < column[1])
+        else:
+            hidden = (query >= column[0]) | never if column else never
+        if self.causal:
+            hidden = hidden | (query < np.arange(self.num_keys) - (self.num_keys - self.num_queries))
+        return ~hidden
+
+    @cached_property
+    def tiles(self) -> list["Tile"]:
+        """The tiles that cover what is visible.
+
+        Hidden keys at both ends of a tile are left out of it, and a tile whose keys are all visible carries no bias.
+        """
+        starts = range(0, self.num_queries, self._query_block())
+        return [self._tile(first, min(first + starts.step, self.num_queries)) for first in starts]
+
+    def _query_block(self) -> int:
+        if self._columns.shape[2] < 2 or self.causal:
+            return QUERY_BLOCK
+        reach = (self._columns[..., 0] - self._columns[..., -1]).mean()
+        return QUERY_BLOCK if reach > SMALL_QUERY_BLOCK else SMALL_QUERY_BLOCK
+
+    def _tile(self, first: int, last: int) -> "Tile":
+        pairs = self.visible(first, last)
+        seen = np.flatnonzero(pairs.any((0, 1)))
+        start, end = (seen[0], seen[-1] + 1) if seen.size else (0, 1)
+        pairs = pairs[:, :, start:end]
+        if (pairs == pairs[:1]).all():
+            pairs = pairs[:1]
+        bias = sees = None
+        if not pairs.all():
+            bias = paddle.to_tensor(np.where(pairs, np.float32(0), np.float32(HIDDEN))[:, None])
+            if not pairs.any(-1).all():
+                sees = paddle.to_tensor(pairs.any(-1, keepdims=True)[:, None].astype(np.float32))
+        return Tile(first, last, int(start), int(end), bias, sees)
 
 
 @dataclass(frozen=True)
@@ -21,60 +90,23 @@ class Tile:
     key_start: int
     key_end: int
     bias: paddle.Tensor | None  # float32 [batch or 1, 1, queries, keys], 0 or HIDDEN; None: every key is visible
+    sees: paddle.Tensor | None  # float32 [batch or 1, 1, queries, 1], 0 for those that see no key; None: all see one
 
 
-def causal_tiles(num_queries: int, num_keys: int) -> list[Tile]:
-    """Tiles of the plain causal mask, the last query aligned with the last key (as in decoding over a cache)."""
-    past = num_keys - num_queries
-    keys = np.arange(num_keys)
-    visible_from = np.maximum(keys - past, 0)
-    rows = np.stack([np.full(num_keys, num_queries), visible_from], -1)[None].astype(np.int32)
-    return flashmask_tiles(rows, num_queries)
-
-
-def flashmask_tiles(mask_rows: np.ndarray, num_queries: int | None = None) -> list[Tile]:
-    """mask_rows int32 [batch, keys, 2 or 4] (see UnifiedSequence) -> the tiles that cover what is visible.
-
-    Hidden keys at both ends of a tile are left out of it, and a tile whose keys are all visible carries no bias.
-    """
-    num_keys = mask_rows.shape[1]
-    num_queries = num_queries or num_keys
-    block = QUERY_BLOCK if (mask_rows[..., 0] - mask_rows[..., -1]).mean() > SMALL_QUERY_BLOCK else SMALL_QUERY_BLOCK
-    tiles = []
-    for start in range(0, num_queries, block):
-        end = min(start + block, num_queries)
-        pairs = visible(mask_rows, np.arange(start, end))  # [batch, queries, keys]
-        seen = np.flatnonzero(pairs.any((0, 1)))
-        first, last = (seen[0], seen[-1] + 1) if seen.size else (0, 1)
-        pairs = pairs[:, :, first:last]
-        if (pairs == pairs[:1]).all():
-            pairs = pairs[:1]
-        bias = None
-        if not pairs.all():
-            bias = paddle.to_tensor(np.where(pairs, np.float32(0), np.float32(HIDDEN))[:, None])
-        tiles.append(Tile(start, end, int(first), int(last), bias))
-    return tiles
-
-
-def visible(mask_rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """bool [batch, queries, keys]: the definition of the column form."""
-    query = queries[None, :, None]
-    if mask_rows.shape[-1] == 2:
-        lower_start, upper_end = (mask_rows[:, None, :, i] for i in range(2))
-        return (query < lower_start) & (query >= upper_end)
-    lower_start, lower_end, upper_start, upper_end = (mask_rows[:, None, :, i] for i in range(4))
-    hidden = ((query >= lower_start) & (query < lower_end)) | ((query >= upper_start) & (query < upper_end))
-    return ~hidden
-
-
-def flashmask_attention(
-    query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor, tiles: list[Tile]
-) -> paddle.Tensor:
+def flashmask_attention(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor, mask: Mask) -> paddle.Tensor:
     """softmax(query key^T / sqrt(head_dim) + mask) value.
 
     query [batch, queries, heads, head_dim], key and value [batch, keys, kv_heads, head_dim] -> [batch, queries, heads *
-    head_dim]. The queries of one key-value head are worked on as rows of one product; keys and values are not repeated.
+    head_dim]. Head h reads the keys and values of head h // (heads / kv_heads).
     """
+    if backend.is_native("flashmask_attention") and query.dtype == key.dtype == value.dtype in NATIVE_DTYPES:
+        inputs = [query, key, value, mask.columns]
+        return backend.call("flashmask_attention", inputs, query.shape[3] ** -0.5, mask.causal)[0]
+    return _attention_by_tiles(query, key, value, mask.tiles)
+
+
+def _attention_by_tiles(query, key, value, tiles: list[Tile]) -> paddle.Tensor:
+    """The queries of one key-value head are worked on as rows of one product; keys and values are not repeated."""
     batch, num_queries, heads, head_dim = query.shape
     kv_heads = key.shape[2]
     group = heads // kv_heads
@@ -97,7 +129,8 @@ def _attend(rows, key, value, tile: Tile, group: int) -> paddle.Tensor:
     scores = paddle.matmul(rows, key, transpose_y=True).astype("float32")  # [batch, kv_heads, queries * group, keys]
     if tile.bias is not None:
         scores = scores + _spread(tile.bias, key.shape[1], group)
-    return paddle.matmul(F.softmax(scores, axis=-1).astype(value.dtype), value)
+    output = paddle.matmul(F.softmax(scores, axis=-1).astype(value.dtype), value)
+    return output if tile.sees is None else output * _spread(tile.sees, key.shape[1], group).astype(output.dtype)
 
 
 def _spread(bias, kv_heads: int, group: int) -> paddle.Tensor:

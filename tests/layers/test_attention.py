@@ -8,7 +8,7 @@ from ernie5.config.schema import AttentionConfig
 from ernie5.layers.attention import Attention, LayerCache
 from ernie5.layers.layout import Layout, make_layout
 from ernie5.layers.rope import rotation
-from ernie5.ops.attention import causal_tiles
+from ernie5.ops.attention import Mask
 from tests.sequences import packed_batch
 from tests.tolerances import tolerance
 
@@ -71,11 +71,11 @@ def test_a_cache_read_in_chunks_gives_the_output_of_the_whole(chunks):
     layer, config = build()
     states = paddle.randn([2, 7, HIDDEN])
     positions = paddle.arange(7, dtype="float32").reshape([1, 7, 1]).expand([2, 7, 3])
-    whole = layer(states, Layout(causal_tiles(7, 7), rotation(positions, config)))
+    whole = layer(states, Layout(Mask(7, 7, causal=True), rotation(positions, config)))
     cache, start, outputs = LayerCache(), 0, []
     for size in chunks:
         end = start + size
-        layout = Layout(causal_tiles(size, end), rotation(positions[:, start:end], config))
+        layout = Layout(Mask(size, end, causal=True), rotation(positions[:, start:end], config))
         outputs.append(layer(states[:, start:end], layout, cache))
         start = end
     np.testing.assert_allclose(paddle.concat(outputs, 1).numpy(), whole.numpy(), **tolerance("float32"))

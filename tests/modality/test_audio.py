@@ -13,7 +13,7 @@ from ernie5.layers.rope import rotation
 from ernie5.modality.audio import AudioModality, TeacherForcing
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import full_subnet, make_subnet
-from ernie5.ops.attention import flashmask_tiles
+from ernie5.ops.attention import Mask
 from tests.finite_differences import numeric_gradient
 
 LEVELS, SIZE, HIDDEN, EPSILON = 3, 7, 8, 1e-5
@@ -151,7 +151,7 @@ def spoken(model: Ernie5ForCausalLM, audio: AudioModality, words: paddle.Tensor)
     for _ in range(FRAMES + 1):
         new = embedded.shape[1]
         mask = np.stack([np.full(read + new, new), np.arange(-read, new).clip(0)], -1).astype(np.int32)[None]
-        layout = Layout(flashmask_tiles(mask, new), rotation(positions(read, new), attention))
+        layout = Layout(Mask(new, read + new, mask), rotation(positions(read, new), attention))
         recorder = Recorder()
         taps = audio.taps(model.config.num_hidden_layers, paddle.to_tensor([new - 1]), recorder)
         model.decoder(embedded, layout, subnet, caches, taps)

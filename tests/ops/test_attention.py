@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 import pytest
 
 from ernie5.ops import attention
-from ernie5.ops.attention import causal_tiles, flashmask_attention, flashmask_tiles
+from ernie5.ops.attention import Mask, flashmask_attention
 from tests.tolerances import tolerance
 
 
@@ -25,17 +25,19 @@ def dense(query, key, value, visible) -> np.ndarray:
     return output.reshape([batch, num_queries, heads * head_dim])
 
 
-def visible_pairs(mask_rows: np.ndarray, num_queries: int) -> np.ndarray:
-    """The column form read literally, a pair at a time (arXiv:2410.01359; two columns: visible from the second on)."""
+def visible_pairs(mask_rows: np.ndarray, num_queries: int, causal: bool = False) -> np.ndarray:
+    """The column form read literally, a pair at a time (arXiv:2410.01359)."""
     batch, num_keys, columns = mask_rows.shape
     visible = np.zeros([batch, num_queries, num_keys], bool)
     for b, i, j in np.ndindex(batch, num_queries, num_keys):
         rows = mask_rows[b, j]
-        if columns == 2:
-            hidden = i >= rows[0] or i < rows[1]
+        if columns == 1:
+            hidden = i >= rows[0]
+        elif columns == 2:
+            hidden = rows[0] <= i < rows[1] if causal else i >= rows[0] or i < rows[1]
         else:
             hidden = rows[0] <= i < rows[1] or rows[2] <= i < rows[3]
-        visible[b, i, j] = not hidden
+        visible[b, i, j] = not hidden and not (causal and j > i + num_keys - num_queries)
     return visible
 
 
@@ -44,8 +46,12 @@ def random_states(batch, num_queries, num_keys, heads=4, kv_heads=2, head_dim=8)
     return [np.random.normal(size=[batch, *shape, head_dim]).astype(np.float32) for shape in shapes]
 
 
-def run(states, tiles) -> np.ndarray:
-    return flashmask_attention(*map(paddle.to_tensor, states), tiles).numpy()
+def run(states, mask: Mask) -> np.ndarray:
+    return flashmask_attention(*map(paddle.to_tensor, states), mask).numpy()
+
+
+def square(rows: np.ndarray, causal: bool = False) -> Mask:
+    return Mask(rows.shape[1], rows.shape[1], rows, causal)
 
 
 def causal_rows(seq: int) -> np.ndarray:
@@ -95,44 +101,67 @@ def test_attention_equals_dense_softmax(name, query_block):
     batch, seq, _ = mask_rows.shape
     states = random_states(batch, seq, seq)
     expected = dense(*states, visible_pairs(mask_rows, seq))
-    np.testing.assert_allclose(run(states, flashmask_tiles(mask_rows)), expected, **tolerance("float32"))
+    np.testing.assert_allclose(run(states, square(mask_rows)), expected, **tolerance("float32"))
+
+
+def causal_forms(seq: int) -> dict[str, np.ndarray]:
+    """Columns that say one thing more each on top of a causal mask."""
+    start = np.minimum(np.arange(seq) + 9, seq)
+    end = np.minimum(start + np.arange(seq) % 7, seq)
+    rows = {1: [start], 2: [start, end], 4: [start, end, start * 0 + 3, start * 0 + 5]}
+    return {f"{number} columns": np.stack(columns, -1)[None].astype(np.int32) for number, columns in rows.items()}
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+@pytest.mark.parametrize("name", causal_forms(1))
+def test_every_number_of_columns_is_read_as_it_is_defined(name, causal, query_block):
+    rows = causal_forms(37)[name]
+    states = random_states(2, 37, 37)
+    expected = dense(*states, np.repeat(visible_pairs(rows, 37, causal), 2, axis=0))
+    np.testing.assert_allclose(run(states, square(rows, causal)), expected, **tolerance("float32"))
+
+
+def test_without_columns_every_query_sees_every_key(query_block):
+    states = random_states(2, 11, 37)
+    expected = dense(*states, np.ones([2, 11, 37], bool))
+    np.testing.assert_allclose(run(states, Mask(11, 37)), expected, **tolerance("float32"))
 
 
 def test_one_mask_serves_a_whole_batch(query_block):
     states = random_states(3, 20, 20)
     expected = dense(*states, np.repeat(visible_pairs(packed_rows(12, 8), 20), 3, axis=0))
-    tiles = flashmask_tiles(np.repeat(packed_rows(12, 8), 3, axis=0))
-    np.testing.assert_allclose(run(states, tiles), expected, **tolerance("float32"))
+    rows = packed_rows(12, 8)
+    for mask in (square(rows), square(np.repeat(rows, 3, axis=0))):
+        np.testing.assert_allclose(run(states, mask), expected, **tolerance("float32"))
 
 
 @pytest.mark.parametrize("num_queries, num_keys", [(1, 1), (1, 23), (4, 23), (23, 23)])
-def test_causal_tiles_align_the_last_query_with_the_last_key(num_queries, num_keys, query_block):
+def test_a_causal_mask_aligns_the_last_query_with_the_last_key(num_queries, num_keys, query_block):
     states = random_states(2, num_queries, num_keys)
     visible = np.tril(np.ones([num_queries, num_keys], bool), num_keys - num_queries)
     expected = dense(*states, np.stack([visible] * 2))
-    np.testing.assert_allclose(run(states, causal_tiles(num_queries, num_keys)), expected, **tolerance("float32"))
+    np.testing.assert_allclose(run(states, Mask(num_queries, num_keys, causal=True)), expected, **tolerance("float32"))
 
 
 @pytest.mark.parametrize("heads, kv_heads", [(1, 1), (6, 1), (6, 2), (6, 6)])
 def test_each_group_of_queries_reads_its_own_keys(heads, kv_heads):
     states = random_states(1, 9, 9, heads, kv_heads)
     expected = dense(*states, visible_pairs(causal_rows(9), 9))
-    np.testing.assert_allclose(run(states, causal_tiles(9, 9)), expected, **tolerance("float32"))
+    np.testing.assert_allclose(run(states, Mask(9, 9, causal=True)), expected, **tolerance("float32"))
 
 
 @pytest.mark.parametrize("blind", [slice(3, 4), slice(0, 12)], ids=["one query", "all queries"])
-def test_a_query_that_sees_nothing_stays_finite(blind, query_block):
+def test_a_query_that_sees_nothing_gives_zero_and_no_gradient(blind, query_block):
     seq = 12
     rows = np.zeros([1, seq, 4], np.int32)
     rows[..., 0], rows[..., 1] = blind.start, blind.stop  # hidden from the blind queries, visible to all others
     states = random_states(1, seq, seq)
     tensors = [paddle.to_tensor(state, stop_gradient=False) for state in states]
-    output = flashmask_attention(*tensors, flashmask_tiles(rows))
-    output.sum().backward()
-    assert all(np.isfinite(tensor.numpy()).all() for tensor in (output, *(t.grad for t in tensors)))
-    others = np.delete(np.arange(seq), np.arange(seq)[blind])
+    output = flashmask_attention(*tensors, square(rows))
     expected = dense(*states, visible_pairs(rows, seq))
-    np.testing.assert_allclose(output.numpy()[:, others], expected[:, others], **tolerance("float32"))
+    np.testing.assert_allclose(output.numpy(), expected, **tolerance("float32"))
+    output[:, blind].sum().backward()
+    assert not any(tensor.grad.numpy().any() for tensor in tensors)
 
 
 def test_hidden_keys_may_hold_anything():
@@ -141,7 +170,7 @@ def test_hidden_keys_may_hold_anything():
     other = [states[0], *(state.copy() for state in states[1:])]
     for state in other[1:]:
         state[:, 10:] = 1e6
-    first, second = (run(s, flashmask_tiles(mask_rows))[:, :10] for s in (states, other))
+    first, second = (run(s, square(mask_rows))[:, :10] for s in (states, other))
     np.testing.assert_array_equal(first, second)
 
 
@@ -159,7 +188,7 @@ def test_gradients_equal_those_of_dense_attention(name, query_block):
         return paddle.einsum("bhij,bjhd->bihd", F.softmax(scores, -1), value).reshape([batch, seq, 32])
 
     gradients = []
-    for compute in (lambda *s: flashmask_attention(*s, flashmask_tiles(mask_rows)), dense_attention):
+    for compute in (lambda *s: flashmask_attention(*s, square(mask_rows)), dense_attention):
         tensors = [paddle.to_tensor(state, stop_gradient=False) for state in states]
         (compute(*tensors) * cotangent).sum().backward()
         gradients.append([tensor.grad.numpy() for tensor in tensors])
@@ -169,10 +198,10 @@ def test_gradients_equal_those_of_dense_attention(name, query_block):
 
 def test_tiles_leave_out_the_keys_behind_a_wall(monkeypatch):
     monkeypatch.setattr(attention, "SMALL_QUERY_BLOCK", 8)
-    tiles = flashmask_tiles(packed_rows(8, 16))
+    tiles = square(packed_rows(8, 16)).tiles
     spans = [(tile.query_start, tile.query_end, tile.key_start, tile.key_end) for tile in tiles]
     assert spans == [(0, 8, 0, 8), (8, 16, 8, 16), (16, 24, 8, 24)]
 
 
 def test_a_tile_that_sees_all_its_keys_has_no_bias():
-    assert [tile.bias for tile in causal_tiles(1, 9)] == [None]
+    assert [tile.bias for tile in Mask(1, 9, causal=True).tiles] == [None]
