@@ -46,7 +46,7 @@ const C* matrix(const T* weights, int64_t count, Scratch<C>& room) {
 template <typename C>
 void product(const C* a, const C* b, int64_t m, int64_t n, int64_t k, C* c) {
   constexpr int64_t kWidth = 2 * kCacheLine / sizeof(C);
-  if (m <= kFewRows) return columns_product(a, b, m, n, k, 0, c);
+  if (m <= kFewRows) return columns_product(a, k, b, n, m, n, k, c, n);
   alignas(kCacheLine) thread_local static C panel[kPanelRows * kWidth];
   const int64_t end = k <= kPanelRows ? n / kWidth * kWidth : 0;
   for (int64_t column = 0; column < end; column += kWidth) {
@@ -57,7 +57,7 @@ void product(const C* a, const C* b, int64_t m, int64_t n, int64_t k, C* c) {
     for (; row + 3 <= m; row += 3) tile_product<3, 2, false>(a + row * k, k, panel, kWidth, k, c + row * n + column, n);
     for (; row < m; ++row) tile_product<1, 2, false>(a + row * k, k, panel, kWidth, k, c + row * n + column, n);
   }
-  if (end < n) columns_product(a, b, m, n, k, end, c);
+  if (end < n) columns_product(a, k, b + end, n, m, n - end, k, c + end, n);
 }
 
 // activated = weight * silu(gate) * up of one row.
