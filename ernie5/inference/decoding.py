@@ -14,7 +14,7 @@ from ernie5.data.packing import Part, build_row
 from ernie5.data.sequence import EncodedSample
 from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
-from ernie5.layers.rope import rotation
+from ernie5.layers.rope import rotation_of_few
 from ernie5.modality.audio import Tap
 from ernie5.modality.batch import NO_CODERS, Coders, make_batch
 from ernie5.modality.token_layout import TO_THE_END
@@ -92,7 +92,7 @@ class Decoding:
         self._hidden_from = _beside(self._hidden_from, hidden_from)
         layout = Layout(
             Mask(embedded.shape[1], self.num_keys, self._mask_rows(_one_row_if_equal(group_start))),
-            rotation(paddle.to_tensor(positions), self.model.config.attention),
+            rotation_of_few(positions, self.model.config.attention),
         )
         self.length += embedded.shape[1]
         return self.model.decoder(embedded, layout, self.subnet, self.caches, taps).hidden_states
@@ -115,9 +115,14 @@ class Decoding:
         self.position = self.position[:count]
         self._change_caches(lambda states: states[:count])
 
-    def _mask_rows(self, group_start: np.ndarray) -> np.ndarray:
-        """FlashMask columns int32 [rows or 1, keys, 2] of the new tokens as queries; the last keys are their own."""
+    def _mask_rows(self, group_start: np.ndarray) -> np.ndarray | None:
+        """FlashMask columns int32 [rows or 1, keys, 2] of the new tokens as queries; the last keys are their own.
+
+        None where every key is seen, as by a word whose rows had no pads.
+        """
         new = group_start.shape[1]
+        if not group_start.any() and (self._hidden_from >= self.length + new).all():
+            return None
         past = np.zeros([1, self.num_keys - new], np.int64)
         upper_end = _beside(past, group_start)
         lower_start, upper_end = np.broadcast_arrays((self._hidden_from - self.length).clip(0, new), upper_end)
@@ -133,8 +138,7 @@ class Decoding:
     def _change_caches(self, change) -> None:
         """Applies `change` to the keys and to the values of every layer that runs, [rows, keys, kv_heads, head_dim]."""
         for cache in self.caches:
-            if cache.key is not None:
-                cache.key, cache.value = change(cache.key), change(cache.value)
+            cache.change(change)
 
 
 def left_padded(prompts: Sequence[EncodedSample]) -> UnifiedSequence:

@@ -11,6 +11,8 @@ from ernie5.layers.layout import Layout
 from ernie5.layers.mlp import GatedMLP
 from ernie5.layers.moe import MoE
 from ernie5.layers.norm import RMSNorm
+from ernie5.ops import decoder_block
+from ernie5.ops.decoder_block import DecoderBlockWeights
 
 
 class BlockOutput(NamedTuple):
@@ -44,9 +46,46 @@ class Block(nn.Layer):
         cache: LayerCache | None = None,
     ) -> BlockOutput:
         """hidden_states [batch, seq, hidden], expert_mask float32 [experts]."""
+        if cache is not None and decoder_block.is_native(hidden_states):
+            cache.weights = cache.weights or self._gathered()
+            if cache.weights is not None:
+                return self._in_one_operator(hidden_states, layout, expert_mask, top_k, cache)
         hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), layout, cache)
         normed = self.post_attention_layernorm(hidden_states)
         if not self.routes:
             return BlockOutput(hidden_states + self.mlp(normed), None)
         output = self.mlp(normed, expert_mask, top_k)
         return BlockOutput(hidden_states + output.hidden_states, output.tokens_per_expert)
+
+    def _in_one_operator(
+        self, hidden_states: paddle.Tensor, layout: Layout, expert_mask: paddle.Tensor, top_k: int, cache: LayerCache
+    ) -> BlockOutput:
+        batch, new, _ = hidden_states.shape
+        cache.reserve(batch, new, *self.self_attn.kv_shape, hidden_states.dtype)
+        output, tokens_per_expert = decoder_block.decoder_block(
+            hidden_states, cache.weights, layout.rotation, layout.mask, expert_mask, top_k, cache.buffers
+        )
+        cache.length += new
+        return BlockOutput(output, tokens_per_expert if self.routes else None)
+
+    def _gathered(self) -> DecoderBlockWeights | None:
+        """The layer's weights as the compiled operator takes them, if it is a layer that the operator knows."""
+        attention, dense = self.self_attn, self.mlp.shared_experts if self.routes else self.mlp
+        projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        feed_forward = [] if dense is None else [dense.gate_proj, dense.up_proj, dense.down_proj]
+        if not all(type(one) is nn.Linear and one.bias is None for one in projections + feed_forward):
+            return None  # biases, or adapters in the place of a projection
+        experts, score, scaling = [], "softmax", 1.0
+        if self.routes:
+            gate, matrices = self.mlp.gate, self.mlp.experts
+            experts = [gate.weight, gate.expert_bias, matrices.gate_up_proj, matrices.down_proj]
+            score, scaling = gate.score, gate.scaling
+        norms = self.input_layernorm, self.post_attention_layernorm
+        return DecoderBlockWeights(
+            attention=[norms[0].weight, *(one.weight for one in projections), norms[1].weight],
+            mlp=[one.weight for one in feed_forward],
+            experts=experts,
+            score=score,
+            scaling=scaling,
+            epsilon=norms[0].epsilon,
+        )

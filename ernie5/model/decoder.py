@@ -45,7 +45,7 @@ class Decoder(nn.Layer):
         tokens_per_expert = {}
         for layer_id in subnet.layer_ids:
             cache = caches[layer_id] if caches is not None else None
-            output = self.layers[layer_id](hidden_states, layout, subnet.expert_mask[layer_id], subnet.top_k, cache)
+            output = self.layers[layer_id](hidden_states, layout, subnet.layer_masks[layer_id], subnet.top_k, cache)
             hidden_states = output.hidden_states
             if output.tokens_per_expert is not None:
                 tokens_per_expert[layer_id] = output.tokens_per_expert

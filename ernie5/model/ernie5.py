@@ -142,7 +142,7 @@ class Ernie5ForCausalLM(nn.Layer):
         cache: LayerCache | None = None,
     ) -> BlockOutput:
         """What the prediction block makes of `residual` [batch, seq, hidden] and the ids that follow, [batch, seq]."""
-        mask = subnet.expert_mask[self.mtp.layer_id]
+        mask = subnet.layer_masks[self.mtp.layer_id]
         return self.mtp(residual, self.text.embed(next_ids), layout, mask, subnet.top_k, cache)
 
     def hidden_states(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import paddle
@@ -16,6 +17,11 @@ class Subnet:
     layer_ids: tuple[int, ...]  # decoder layers to run, ascending
     expert_mask: paddle.Tensor  # float32 [layers + mtp blocks, experts]: 0 keeps an expert, -inf removes it
     top_k: int  # experts a token is sent to
+
+    @cached_property
+    def layer_masks(self) -> list[paddle.Tensor]:
+        """`expert_mask` row by row."""
+        return paddle.unbind(self.expert_mask, 0)
 
     def experts_kept(self) -> np.ndarray:
         """bool [layers + mtp blocks, experts]."""

@@ -34,6 +34,11 @@ class Mask:
         """int32 [batch or 1, keys, 0, 1, 2 or 4], as the compiled operator reads them."""
         return paddle.to_tensor(self._columns)
 
+    @cached_property
+    def past(self) -> paddle.Tensor:
+        """int64 [1]: the keys that stand before the first query."""
+        return paddle.to_tensor([self.num_keys - self.num_queries])
+
     def visible(self, first: int, last: int) -> np.ndarray:
         """bool [batch or 1, last - first, keys] of the queries [first, last): the definition of the column form."""
         query = np.arange(first, last)[None, :, None]
