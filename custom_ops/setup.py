@@ -96,7 +96,7 @@ def compile_all(build: Path, output: Path) -> dict:
         objects.append(target)
         commands.append([*compiler, "-o", target, "-c", source])
 
-    for source in sorted([*HERE.glob("*/kernel_cpu.cc"), *HERE.glob("common/*.cc")]):
+    for source in sorted([*HERE.glob("*/kernel_cpu*.cc"), *HERE.glob("common/*.cc")]):
         plan(source, [*CXX, *OPTIMIZE, *WARNINGS, f"-march={march}", *include])
     for source in sorted(HERE.glob("*/op.cc")):
         if cuda:

@@ -10,6 +10,7 @@
 namespace ernie5::cpu {
 
 constexpr int64_t kPrefetched = 12;  // rows of a matrix ahead: its rows are too far apart for the processor to guess
+constexpr int64_t kPrefetchedBytes = 8192;  // ahead, where they are not
 
 // Vectors of one cache line.
 template <typename C>
@@ -35,6 +36,17 @@ inline Lanes<float>::type widen(const bfloat16* from) {
   return line;
 }
 
+template <typename C, typename B>
+typename Lanes<C>::type load_line(const B* from) {
+  if constexpr (std::is_same_v<B, C>) {
+    typename Lanes<C>::type line;
+    std::memcpy(&line, from, sizeof(line));
+    return line;
+  } else {
+    return widen(from);
+  }
+}
+
 // c [R, V lines of columns] = a [R, k] b [k, ..]. The sums stay in registers, each over k in order, so that a row's bits
 // depend neither on R nor on how b lies.
 template <int R, int V, bool kFarApart, typename C, typename B>
@@ -47,11 +59,7 @@ void tile_product(const C* a, int64_t lda, const B* b, int64_t ldb, int64_t k, C
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
       if constexpr (kFarApart) __builtin_prefetch(b + (inner + kPrefetched) * ldb + v * kWidth);
-      if constexpr (std::is_same_v<B, C>) {
-        std::memcpy(&line[v], b + inner * ldb + v * kWidth, sizeof(Line));
-      } else {
-        line[v] = widen(b + inner * ldb + v * kWidth);
-      }
+      line[v] = load_line<C>(b + inner * ldb + v * kWidth);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -71,6 +79,9 @@ void few_rows_product(const C* a, int64_t lda, const B* b, int64_t ldb, int64_t 
   int64_t column = 0;
   for (; column + kLines * kWidth <= n; column += kLines * kWidth)
     tile_product<R, kLines, true>(a, lda, b + column, ldb, k, c + column, ldc);
+  if constexpr (kLines > 8)
+    for (; column + 8 * kWidth <= n; column += 8 * kWidth)
+      tile_product<R, 8, true>(a, lda, b + column, ldb, k, c + column, ldc);
   for (; column + 4 * kWidth <= n; column += 4 * kWidth)  // one line's sum would wait for itself
     tile_product<R, 4, true>(a, lda, b + column, ldb, k, c + column, ldc);
   for (; column + kWidth <= n; column += kWidth) tile_product<R, 1, true>(a, lda, b + column, ldb, k, c + column, ldc);
@@ -91,6 +102,56 @@ void columns_product(const C* a, int64_t lda, const B* b, int64_t ldb, int64_t m
     case 1: few_rows_product<1>(a + row * lda, lda, b, ldb, n, k, c + row * ldc, ldc); break;
     case 2: few_rows_product<2>(a + row * lda, lda, b, ldb, n, k, c + row * ldc, ldc); break;
     case 3: few_rows_product<3>(a + row * lda, lda, b, ldb, n, k, c + row * ldc, ldc); break;
+  }
+}
+
+// The sum of a vector, in halves.
+template <typename Line>
+auto sum_of(const Line& line) {
+  using C = std::remove_reference_t<decltype(line[0])>;
+  std::remove_const_t<C> parts[sizeof(Line) / sizeof(C)];
+  std::memcpy(parts, &line, sizeof(line));
+#pragma GCC unroll 8
+  for (size_t width = sizeof(Line) / sizeof(C) / 2; width; width /= 2)
+#pragma GCC unroll 8
+    for (size_t i = 0; i < width; ++i) parts[i] += parts[i + width];
+  return parts[0];
+}
+
+// c [R] = a [R, k] b [k]: a row of b at a time, since memory is read fastest from end to end.
+template <int R, typename C, typename B>
+void dots(const C* a, int64_t lda, const B* b, int64_t k, C* c, int64_t ldc) {
+  using Line = typename Lanes<C>::type;
+  constexpr int64_t kWidth = sizeof(Line) / sizeof(C), kLines = R == 1 ? 4 : R <= 4 ? 2 : 1;  // sums that do not wait
+  Line sum[R][kLines] = {};
+  int64_t inner = 0;
+  for (; inner + kLines * kWidth <= k; inner += kLines * kWidth)
+#pragma GCC unroll 4
+    for (int64_t line = 0; line < kLines; ++line) {
+      const int64_t at = inner + line * kWidth;
+      __builtin_prefetch(b + at + kPrefetchedBytes / sizeof(B));
+      const Line own = load_line<C>(b + at);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r][line] += load_line<C>(a + r * lda + at) * own;
+    }
+  for (int r = 0; r < R; ++r) {
+    for (int64_t line = 1; line < kLines; ++line) sum[r][0] += sum[r][line];
+    C total = sum_of(sum[r][0]);
+    for (int64_t i = inner; i < k; ++i) total += a[r * lda + i] * C(b[i]);
+    c[r * ldc] = total;
+  }
+}
+
+// c [m, n] = a [m, k] b [n, k]^T.
+template <typename C, typename B>
+void transposed_product(const C* a, int64_t lda, const B* b, int64_t ldb, int64_t m, int64_t n, int64_t k, C* c,
+                        int64_t ldc) {
+  for (int64_t column = 0; column < n; ++column, b += ldb, ++c) {
+    int64_t row = 0;
+    for (; row + 8 <= m; row += 8) dots<8>(a + row * lda, lda, b, k, c + row * ldc, ldc);
+    for (; row + 4 <= m; row += 4) dots<4>(a + row * lda, lda, b, k, c + row * ldc, ldc);
+    for (; row + 2 <= m; row += 2) dots<2>(a + row * lda, lda, b, k, c + row * ldc, ldc);
+    if (row < m) dots<1>(a + row * lda, lda, b, k, c + row * ldc, ldc);
   }
 }
 

@@ -21,12 +21,14 @@ class Mask:
 
     columns int32 [batch or 1, keys, 1, 2 or 4]: which queries, counted from 0, a key is hidden from; None: from none.
     One: from lower_start on. Two: [lower_start, lower_end) if causal, else from lower_start on and before upper_end.
-    Four: [lower_start, lower_end) and [upper_start, upper_end). A causal mask also hides the keys behind a query, the
-    last query standing beside the last key. A query that sees no key attends to nothing: its output is 0.
+    Four, not causal: [lower_start, lower_end) and [upper_start, upper_end). A causal mask also hides the keys behind a
+    query, the last query standing beside the last key. A query that sees no key attends to nothing: its output is 0.
     """
 
     def __init__(self, num_queries: int, num_keys: int, columns: np.ndarray | None = None, causal: bool = False):
         self.num_queries, self.num_keys, self.causal = num_queries, num_keys, causal
+        if causal and columns is not None and columns.shape[2] == 4:
+            raise ValueError("a causal mask has one or two columns, not four")
         self._columns = np.zeros([1, num_keys, 0], np.int32) if columns is None else columns
 
     @cached_property
@@ -105,8 +107,7 @@ def flashmask_attention(query: paddle.Tensor, key: paddle.Tensor, value: paddle.
     head_dim]. Head h reads the keys and values of head h // (heads / kv_heads).
     """
     if backend.is_native("flashmask_attention") and query.dtype == key.dtype == value.dtype in NATIVE_DTYPES:
-        inputs = [query, key, value, mask.columns]
-        return backend.call("flashmask_attention", inputs, query.shape[3] ** -0.5, mask.causal)[0]
+        return backend.call("flashmask_attention", [query, key, value, mask.columns], mask.causal)[0]
     return _attention_by_tiles(query, key, value, mask.tiles)
 
 

@@ -1,4 +1,4 @@
-"""A decoder layer over its cache as one operator, where it is compiled; its definition is the layer itself (`Block`)."""
+"""A decoder layer over its cache as one operator, where it is compiled; its definition is the layer, `Block`."""
 
 from typing import NamedTuple
 

@@ -112,13 +112,20 @@ def causal_forms(seq: int) -> dict[str, np.ndarray]:
     return {f"{number} columns": np.stack(columns, -1)[None].astype(np.int32) for number, columns in rows.items()}
 
 
-@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
-@pytest.mark.parametrize("name", causal_forms(1))
+FORMS = [("1 columns", False), ("1 columns", True), ("2 columns", False), ("2 columns", True), ("4 columns", False)]
+
+
+@pytest.mark.parametrize("name, causal", FORMS)
 def test_every_number_of_columns_is_read_as_it_is_defined(name, causal, query_block):
     rows = causal_forms(37)[name]
     states = random_states(2, 37, 37)
     expected = dense(*states, np.repeat(visible_pairs(rows, 37, causal), 2, axis=0))
     np.testing.assert_allclose(run(states, square(rows, causal)), expected, **tolerance("float32"))
+
+
+def test_four_columns_are_not_causal():
+    with pytest.raises(ValueError, match="one or two columns"):
+        square(causal_forms(5)["4 columns"], causal=True)
 
 
 def test_without_columns_every_query_sees_every_key(query_block):

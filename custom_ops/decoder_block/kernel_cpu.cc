@@ -1,0 +1,179 @@
+#include "decoder_block/kernel.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "common/few_rows.h"
+#include "common/gemm.h"
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "expert_ffn/kernel.h"
+#include "flashmask_attention/kernel.h"
+#include "moe_permute/kernel.h"
+#include "rms_norm/kernel.h"
+#include "swiglu/kernel.h"
+#include "uni_rope/kernel.h"
+
+namespace ernie5::cpu {
+namespace {
+
+constexpr int64_t kFewRows = 12;      // up to here a product is as fast as its matrix can be read
+constexpr int64_t kColumnPart = 256;  // columns of such a product that a thread takes at once
+
+// to [count] = from, in another type.
+template <typename From, typename To>
+void convert(const From* from, int64_t count, To* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = To(compute_t<From>(from[i]));
+}
+
+template <typename T>
+void add(const T* from, int64_t count, T* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = T(compute_t<T>(to[i]) + compute_t<T>(from[i]));
+}
+
+// c [m, n] = a [m, k] b [k, n], sums in C; b as it is stored.
+template <typename C, typename B>
+void product(const C* a, const B* b, int64_t m, int64_t n, int64_t k, C* c) {
+  if (m <= kFewRows) {
+    const int64_t parts = (n + kColumnPart - 1) / kColumnPart;
+    parallel_ranges(parts, n * k, [&](int64_t first, int64_t last, int) {
+      const int64_t begin = first * kColumnPart, end = std::min(last * kColumnPart, n);
+      columns_product(a, k, b + begin, n, m, end - begin, k, c + begin, n);
+    });
+  } else if constexpr (std::is_same_v<B, C>) {
+    gemm<C>(false, false, m, n, k, C(1), a, k, b, n, C(0), c, n);
+  } else {
+    Scratch<C> wide(k * n);
+    convert(b, k * n, wide.get());
+    gemm<C>(false, false, m, n, k, C(1), a, k, wide.get(), n, C(0), c, n);
+  }
+}
+
+// y [rows, out] = x [rows, in] weight [in, out].
+template <typename T>
+void linear(const T* x, const T* weight, int64_t rows, int64_t in, int64_t out, T* y) {
+  using C = compute_t<T>;
+  if constexpr (std::is_same_v<T, C>) {
+    product(x, weight, rows, out, in, y);
+  } else {
+    Scratch<C> room(rows * (in + out));
+    C *const wide = room.get(), *const sums = wide + rows * in;
+    convert(x, rows * in, wide);
+    product(wide, weight, rows, out, in, sums);
+    convert(sums, rows * out, y);
+  }
+}
+
+// The activations of one call, side by side in one piece of memory.
+template <typename T>
+class Activations {
+ public:
+  explicit Activations(int64_t count) : memory_(count) {}
+  T* take(int64_t count) {
+    T* const taken = memory_.get() + used_;
+    used_ += count;
+    return taken;
+  }
+
+ private:
+  Scratch<T> memory_;
+  int64_t used_ = 0;
+};
+
+// out = o_proj(attention(normed)) over the caches, to which the new keys and values are added.
+template <typename T>
+void attend(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* normed, const float* cos,
+            const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out) {
+  const int64_t tokens = shape.tokens, rows = shape.batch * tokens, pairs = shape.head_dim / 2;
+  const int64_t width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+  Activations<T> room(rows * (2 * width + 2 * kv_width));
+  T *const query = room.take(rows * width), *const turned = room.take(rows * width);
+  T *const key = room.take(rows * kv_width), *const value = room.take(rows * kv_width);
+  linear(normed, weights.q_proj, rows, shape.hidden, width, query);
+  linear(normed, weights.k_proj, rows, shape.hidden, kv_width, key);
+  linear(normed, weights.v_proj, rows, shape.hidden, kv_width, value);
+  uni_rope(query, cos, sin, rows, shape.angles, shape.heads, pairs, false, turned);
+  for (int64_t row = 0; row < shape.batch; ++row) {
+    const int64_t from = row * tokens * kv_width, to = (row * shape.capacity + shape.past) * kv_width;
+    const int64_t angle = shape.angles == tokens ? 0 : row * tokens * pairs;
+    uni_rope(key + from, cos + angle, sin + angle, tokens, tokens, shape.kv_heads, pairs, false, key_cache + to);
+    std::copy_n(value + from, tokens * kv_width, value_cache + to);
+  }
+  AttentionShape attention{};
+  attention.batch = shape.batch, attention.queries = tokens, attention.keys = shape.past + tokens;
+  attention.heads = shape.heads, attention.kv_heads = shape.kv_heads, attention.head_dim = shape.head_dim;
+  attention.key_strides = attention.value_strides = dense_strides(shape.capacity, shape.kv_heads, shape.head_dim);
+  attention.mask = mask, attention.mask_batch = shape.mask_batch, attention.columns = shape.mask_columns;
+  attention.scale = 1 / std::sqrt(static_cast<double>(shape.head_dim));
+  attention_forward<T>(attention, turned, key_cache, value_cache, query, nullptr);
+  linear(query, weights.o_proj, rows, width, shape.hidden, out);
+}
+
+// out = down(silu(gate(normed)) * up(normed)).
+template <typename T>
+void gated_mlp(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* normed, T* out) {
+  const int64_t rows = shape.batch * shape.tokens, width = shape.mlp_width;
+  Activations<T> room(3 * rows * width);
+  T *const gate = room.take(rows * width), *const up = room.take(rows * width), *const inner = room.take(rows * width);
+  linear(normed, weights.mlp_gate, rows, shape.hidden, width, gate);
+  linear(normed, weights.mlp_up, rows, shape.hidden, width, up);
+  swiglu_forward(gate, up, rows, width, width, inner);
+  linear(inner, weights.mlp_down, rows, width, shape.hidden, out);
+}
+
+// out = the weighted sum of the chosen experts.
+template <typename T>
+void routed_experts(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* normed, T* out,
+                    int64_t* tokens_per_expert) {
+  const int64_t rows = shape.batch * shape.tokens, slots = rows * shape.top_k;
+  Scratch<float> floats(rows * (shape.hidden + shape.experts + shape.top_k + 1));
+  float *const wide = floats.get(), *const logits = wide + rows * shape.hidden;
+  float *const topk_weights = logits + rows * shape.experts, *const totals = topk_weights + slots;
+  Scratch<int64_t> integers(3 * slots);
+  int64_t *const topk_ids = integers.get(), *const slot_ids = topk_ids + slots, *const row_ids = slot_ids + slots;
+  convert(normed, rows * shape.hidden, wide);
+  product(wide, weights.router, rows, shape.experts, shape.hidden, logits);
+  router_forward(logits, weights.expert_bias, weights.expert_mask, rows, shape.experts, shape.top_k, shape.score,
+                 shape.scaling, topk_ids, topk_weights, totals, tokens_per_expert);
+  sort_by_expert(topk_ids, slots, shape.top_k, shape.experts, 1, nullptr, slot_ids, row_ids, tokens_per_expert);
+  using C = compute_t<T>;
+  Scratch<C> expert_weights(slots);
+  convert(topk_weights, slots, expert_weights.get());
+  const ExpertShape experts{rows, shape.top_k, shape.experts, shape.hidden, shape.expert_width};
+  expert_ffn_forward<T>(experts, normed, expert_weights.get(), slot_ids, tokens_per_expert, weights.gate_up, weights.down,
+                        nullptr, out);
+}
+
+}  // namespace
+
+template <typename T>
+void decoder_block(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* x, const float* cos,
+                   const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out,
+                   int64_t* tokens_per_expert) {
+  const int64_t rows = shape.batch * shape.tokens, count = rows * shape.hidden;
+  Activations<T> room(2 * count);
+  T *const normed = room.take(count), *const added = room.take(count);
+  Scratch<compute_t<T>> inverse(rows);
+  rms_norm_forward<T>(x, nullptr, weights.input_norm, rows, shape.hidden, shape.epsilon, nullptr, normed, inverse.get());
+  attend(shape, weights, normed, cos, sin, mask, key_cache, value_cache, added);
+  rms_norm_forward<T>(x, added, weights.post_attention_norm, rows, shape.hidden, shape.epsilon, out, normed, inverse.get());
+  if (shape.experts) {
+    routed_experts(shape, weights, normed, added, tokens_per_expert);
+    add(added, count, out);
+  }
+  if (shape.mlp_width) {
+    gated_mlp(shape, weights, normed, added);
+    add(added, count, out);
+  }
+}
+
+#define INSTANTIATE(T)                                                                                              \
+  template void decoder_block<T>(const DecoderBlockShape&, const DecoderBlockWeights<T>&, const T*, const float*,    \
+                                 const float*, const int32_t*, T*, T*, T*, int64_t*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+INSTANTIATE(bfloat16)
+
+}  // namespace ernie5::cpu

@@ -1,0 +1,148 @@
+#include "decoder_block/kernel.h"
+
+#include "common/binding.h"
+
+namespace ernie5 {
+namespace {
+
+constexpr char kOp[] = "decoder_block";
+
+// The weights as they come in one list: 6 of attention and norms, 3 of a gated MLP, 5 of routed experts.
+struct Weights {
+  const Tensor *input_norm, *q_proj, *k_proj, *v_proj, *o_proj, *post_attention_norm;
+  const Tensor *mlp_gate = nullptr, *mlp_up = nullptr, *mlp_down = nullptr;
+  const Tensor *router = nullptr, *expert_bias = nullptr, *expert_mask = nullptr, *gate_up = nullptr, *down = nullptr;
+
+  Weights(const std::vector<Tensor>& list, bool has_mlp, bool has_experts) {
+    const size_t expected = 6 + (has_mlp ? 3 : 0) + (has_experts ? 5 : 0);
+    PD_CHECK(list.size() == expected, kOp, ": ", list.size(), " weights, expected ", expected);
+    const Tensor* next = list.data();
+    for (const Tensor** one : {&input_norm, &q_proj, &k_proj, &v_proj, &o_proj, &post_attention_norm}) *one = next++;
+    if (has_mlp)
+      for (const Tensor** one : {&mlp_gate, &mlp_up, &mlp_down}) *one = next++;
+    if (has_experts)
+      for (const Tensor** one : {&router, &expert_bias, &expert_mask, &gate_up, &down}) *one = next++;
+  }
+};
+
+void check_weight(const Tensor& weight, const Shape& shape, DataType dtype, const char* name) {
+  check_shape(weight, shape, kOp, name);
+  check_dtype(weight, dtype, kOp, name);
+}
+
+cpu::DecoderBlockShape check(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& mask,
+                             const Tensor& past, const Tensor& key_cache, const Tensor& value_cache, const Weights& weights,
+                             int64_t top_k) {
+  cpu::DecoderBlockShape shape{};
+  check_cpu(x, kOp, "x");
+  check_shape(x, {-1, -1, -1}, kOp, "x");
+  shape.batch = x.shape()[0], shape.tokens = x.shape()[1], shape.hidden = x.shape()[2];
+  check_shape(key_cache, {shape.batch, -1, -1, -1}, kOp, "key_cache");
+  check_shape(value_cache, key_cache.shape(), kOp, "value_cache");
+  check_dtype(key_cache, x.dtype(), kOp, "key_cache");
+  check_dtype(value_cache, x.dtype(), kOp, "value_cache");
+  shape.capacity = key_cache.shape()[1], shape.kv_heads = key_cache.shape()[2], shape.head_dim = key_cache.shape()[3];
+  check_shape(past, {1}, kOp, "past");
+  check_dtype(past, DataType::INT64, kOp, "past");
+  shape.past = *data<int64_t>(past);
+  PD_CHECK(shape.past >= 0 && shape.past + shape.tokens <= shape.capacity, kOp, ": the caches have room for ",
+           shape.capacity, " tokens, not for ", shape.tokens, " behind ", shape.past);
+  PD_CHECK(shape.head_dim % 2 == 0, kOp, ": head_dim is ", shape.head_dim, ", expected an even number");
+  check_shape(cos, {-1, shape.tokens, 1, shape.head_dim / 2}, kOp, "cos");
+  PD_CHECK(cos.shape()[0] == 1 || cos.shape()[0] == shape.batch, kOp, ": cos has ", cos.shape()[0], " rows, expected 1 or ",
+           shape.batch);
+  check_shape(sin, cos.shape(), kOp, "sin");
+  check_dtype(cos, DataType::FLOAT32, kOp, "cos");
+  check_dtype(sin, DataType::FLOAT32, kOp, "sin");
+  shape.angles = cos.shape()[0] * shape.tokens;
+  check_shape(mask, {-1, shape.past + shape.tokens, -1}, kOp, "mask");
+  check_dtype(mask, DataType::INT32, kOp, "mask");
+  shape.mask_batch = mask.shape()[0], shape.mask_columns = mask.shape()[2];
+  PD_CHECK(shape.mask_batch == 1 || shape.mask_batch == shape.batch, kOp, ": mask has ", shape.mask_batch,
+           " rows, expected 1 or ", shape.batch);
+  PD_CHECK(shape.mask_columns == 0 || shape.mask_columns == 2 || shape.mask_columns == 4, kOp, ": mask has ",
+           shape.mask_columns, " columns, expected 0, 2 or 4");
+
+  const int64_t hidden = shape.hidden, kv_width = shape.kv_heads * shape.head_dim;
+  check_weight(*weights.input_norm, {hidden}, x.dtype(), "input_norm");
+  check_weight(*weights.q_proj, {hidden, -1}, x.dtype(), "q_proj");
+  const int64_t width = weights.q_proj->shape()[1];
+  PD_CHECK(kv_width > 0 && width % kv_width == 0, kOp, ": q_proj gives ", width, " numbers, expected a multiple of ", kv_width);
+  shape.heads = width / shape.head_dim;
+  check_weight(*weights.k_proj, {hidden, kv_width}, x.dtype(), "k_proj");
+  check_weight(*weights.v_proj, {hidden, kv_width}, x.dtype(), "v_proj");
+  check_weight(*weights.o_proj, {width, hidden}, x.dtype(), "o_proj");
+  check_weight(*weights.post_attention_norm, {hidden}, x.dtype(), "post_attention_norm");
+  if (weights.mlp_gate) {
+    check_weight(*weights.mlp_gate, {hidden, -1}, x.dtype(), "mlp_gate");
+    shape.mlp_width = weights.mlp_gate->shape()[1];
+    check_weight(*weights.mlp_up, {hidden, shape.mlp_width}, x.dtype(), "mlp_up");
+    check_weight(*weights.mlp_down, {shape.mlp_width, hidden}, x.dtype(), "mlp_down");
+  }
+  if (weights.router) {
+    check_weight(*weights.router, {hidden, -1}, DataType::FLOAT32, "router");
+    shape.experts = weights.router->shape()[1], shape.top_k = top_k;
+    PD_CHECK(top_k >= 1 && top_k <= shape.experts, kOp, ": top_k is ", top_k, " of ", shape.experts, " experts");
+    check_weight(*weights.expert_bias, {shape.experts}, DataType::FLOAT32, "expert_bias");
+    check_weight(*weights.expert_mask, {shape.experts}, DataType::FLOAT32, "expert_mask");
+    check_weight(*weights.down, {shape.experts, -1, hidden}, x.dtype(), "down");
+    shape.expert_width = weights.down->shape()[1];
+    check_weight(*weights.gate_up, {shape.experts, hidden, 2 * shape.expert_width}, x.dtype(), "gate_up");
+  }
+  return shape;
+}
+
+template <typename T>
+const T* maybe(const Tensor* tensor) {
+  return tensor ? data<T>(*tensor) : nullptr;
+}
+
+// The caches are written in place; they come back so that a program knows.
+std::vector<Tensor> decoder_block(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& mask,
+                                  const Tensor& past, Tensor& key_cache, Tensor& value_cache,  // NOLINT
+                                  const std::vector<Tensor>& list, bool has_mlp, bool has_experts, int64_t top_k,
+                                  bool sigmoid, float scaling, float epsilon) {
+  const Weights weights(list, has_mlp, has_experts);
+  auto shape = check(x, cos, sin, mask, past, key_cache, value_cache, weights, top_k);
+  shape.score = sigmoid ? cpu::Score::kSigmoid : cpu::Score::kSoftmax;
+  shape.scaling = scaling, shape.epsilon = epsilon;
+  auto out = paddle::empty(x.shape(), x.dtype(), x.place());
+  auto tokens_per_expert = paddle::empty({shape.experts}, DataType::INT64, x.place());
+  dispatch_float(x.dtype(), kOp, [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::DecoderBlockWeights<T> pointers{
+        data<T>(*weights.input_norm),        data<T>(*weights.q_proj),           data<T>(*weights.k_proj),
+        data<T>(*weights.v_proj),            data<T>(*weights.o_proj),           data<T>(*weights.post_attention_norm),
+        maybe<T>(weights.mlp_gate),          maybe<T>(weights.mlp_up),           maybe<T>(weights.mlp_down),
+        maybe<float>(weights.router),        maybe<float>(weights.expert_bias),  maybe<float>(weights.expert_mask),
+        maybe<T>(weights.gate_up),           maybe<T>(weights.down)};
+    cpu::decoder_block<T>(shape, pointers, data<T>(x), data<float>(cos), data<float>(sin), data<int32_t>(mask),
+                          data<T>(key_cache), data<T>(value_cache), data<T>(out),
+                          has_experts ? data<int64_t>(tokens_per_expert) : nullptr);
+  });
+  return {out, tokens_per_expert};
+}
+
+std::vector<Shape> infer_shape(const Shape& x, const Shape&, const Shape&, const Shape&, const Shape&, const Shape&,
+                               const Shape&, const std::vector<Shape>& weights, bool, bool has_experts, int64_t, bool, float,
+                               float) {
+  return {x, {has_experts ? weights.back()[0] : 0}};
+}
+std::vector<DataType> infer_dtype(const DataType& x, const DataType&, const DataType&, const DataType&, const DataType&,
+                                  const DataType&, const DataType&, const std::vector<DataType>&) {
+  return {x, DataType::INT64};
+}
+
+}  // namespace
+}  // namespace ernie5
+
+using namespace ernie5;  // NOLINT: Paddle's macros want the global namespace
+
+PD_BUILD_OP(ernie5_decoder_block)
+    .Inputs({"X", "Cos", "Sin", "Mask", "Past", "KeyCache", "ValueCache", paddle::Vec("Weights")})
+    .Outputs({"Out", "TokensPerExpert", "KeyCacheOut", "ValueCacheOut"})
+    .SetInplaceMap({{"KeyCache", "KeyCacheOut"}, {"ValueCache", "ValueCacheOut"}})
+    .Attrs({"has_mlp: bool", "has_experts: bool", "top_k: int64_t", "sigmoid: bool", "scaling: float", "epsilon: float"})
+    .SetKernelFn(PD_KERNEL(decoder_block))
+    .SetInferShapeFn(PD_INFER_SHAPE(infer_shape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(infer_dtype));
