@@ -1,12 +1,5 @@
 """What every test finds and leaves: the same seeds, and Paddle's global state as it was."""
 
-import os
-
-# Before NumPy and Paddle are imported: their thread pools read these once. One thread makes sums repeat to the last
-# bit and keeps parallel test processes from fighting over the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import random
 from collections.abc import Iterator
 
@@ -18,15 +11,6 @@ from ernie5.config.schema import AttentionConfig, ModelConfig, MoEConfig
 
 SEED = 20260204
 FLAGS = [name for name in paddle.base.core.globals().keys() if paddle.base.core.globals().is_public(name)]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu are skipped, with the reason, where Paddle sees no CUDA device."""
-    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0:
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(autouse=True)
