@@ -7,6 +7,7 @@ from ernie5.config.schema import ModelConfig
 from ernie5.layers.linear import linear
 from ernie5.modality.unified import IGNORE_INDEX
 from ernie5.ops.cross_entropy import linear_cross_entropy
+from ernie5.ops.head_logits import head_logits
 
 
 class TextModality(nn.Layer):
@@ -26,9 +27,7 @@ class TextModality(nn.Layer):
 
     def logits(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
         """[..., hidden] -> [..., vocab]."""
-        if self.lm_head is not None:
-            return self.lm_head(hidden_states)
-        return paddle.matmul(hidden_states, self.embed_tokens.weight, transpose_y=True)
+        return head_logits(hidden_states, *self._head())
 
     def loss(self, hidden_states: paddle.Tensor, labels: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
         """sum of weight * negative log-likelihood of the label, in nats, a float32 scalar.
@@ -37,6 +36,9 @@ class TextModality(nn.Layer):
         shifted (a slice of the logits instead would cost a copy of their gradient); weight float32 [batch, seq].
         """
         rows = hidden_states.reshape([-1, hidden_states.shape[-1]])
-        is_tied = self.lm_head is None
-        head = self.embed_tokens.weight if is_tied else self.lm_head.weight
-        return linear_cross_entropy(rows, head, labels.flatten(), weight.flatten(), IGNORE_INDEX, not is_tied)
+        head, hidden_first = self._head()
+        return linear_cross_entropy(rows, head, labels.flatten(), weight.flatten(), IGNORE_INDEX, hidden_first)
+
+    def _head(self) -> tuple[paddle.Tensor, bool]:
+        """The head's matrix, and whether it is [hidden, vocab]."""
+        return (self.embed_tokens.weight, False) if self.lm_head is None else (self.lm_head.weight, True)
