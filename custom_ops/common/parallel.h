@@ -8,8 +8,11 @@
 
 namespace ernie5 {
 
-// Below so many elements of work a second thread costs more than it saves.
-constexpr int64_t kSmallWork = 1 << 15;
+// Below so many elements of work a second thread costs more than it saves. (sanitize.py shares out less.)
+#ifndef ERNIE5_SMALL_WORK
+#define ERNIE5_SMALL_WORK (1 << 15)
+#endif
+constexpr int64_t kSmallWork = ERNIE5_SMALL_WORK;
 
 inline int num_threads(int64_t work) { return work < kSmallWork || omp_in_parallel() ? 1 : omp_get_max_threads(); }
 

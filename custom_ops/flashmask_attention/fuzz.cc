@@ -1,5 +1,4 @@
 #include "flashmask_attention/kernel.h"
-
 #include "fuzz/call.h"
 
 namespace {
@@ -19,7 +18,8 @@ void run(ernie5::fuzz::Call& call) {
   shape.key_strides = shape.value_strides = dense_strides(shape.keys, shape.kv_heads, shape.head_dim);
   const int64_t count = shape.batch * shape.queries * shape.heads * shape.head_dim;
   const int64_t kv_count = shape.batch * shape.keys * shape.kv_heads * shape.head_dim;
-  const T *const query = call.input<T>(count), *const key = call.input<T>(kv_count), *const value = call.input<T>(kv_count);
+  const T *const query = call.input<T>(count), *const key = call.input<T>(kv_count),
+                 *const value = call.input<T>(kv_count);
   T* const out = call.output<T>(count);
   C* const lse = call.input<C>(shape.batch * shape.heads * shape.queries);  // -infinity where nothing is seen
   attention_forward<T>(shape, query, key, value, out, lse);
