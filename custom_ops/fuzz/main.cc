@@ -1,12 +1,16 @@
 // driver ROUNDS FIRST_SEED [OPERATOR | overrun | overflow]: every operator, or the one named, ROUNDS times for each
 // dtype on one, two and three threads. overrun and overflow are mistakes made on purpose, to see that they are found.
 #include <omp.h>
-#include <sanitizer/common_interface_defs.h>
 
+#include <csignal>
 #include <cstring>
 
 #include "fuzz/call.h"
 #include "rms_norm/kernel.h"
+
+// Both sanitizers, each with a runtime of its own, end by abort, so that one handler says which call it was.
+extern "C" const char* __asan_default_options() { return "abort_on_error=1"; }
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
 namespace {
 
@@ -14,7 +18,7 @@ using ernie5::fuzz::Call;
 
 const char* name = "";  // of the call that runs
 uint64_t seed = 0;
-void say_where() { std::fprintf(stderr, "in %s, --seed %llu\n", name, static_cast<unsigned long long>(seed)); }
+void say_where(int) { std::fprintf(stderr, "in %s, --seed %llu\n", name, static_cast<unsigned long long>(seed)); }
 
 // The kernel is told of one element more than there is.
 void overrun(Call& call) {
@@ -46,7 +50,7 @@ void run(const ernie5::fuzz::Operator& one, int rounds, uint64_t first_seed) {
 
 int main(int count, char** words) {
   if (count < 3) return 2;
-  __sanitizer_set_death_callback(say_where);
+  std::signal(SIGABRT, say_where);
   const int rounds = std::atoi(words[1]);
   const auto first_seed = static_cast<uint64_t>(std::atoll(words[2]));
   const char* const only = count > 3 ? words[3] : "";
