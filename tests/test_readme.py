@@ -19,7 +19,8 @@ from ernie5.config.vision_tokenizer import VisionTokenizerRunConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "guides").glob("*.md"))]
+GUIDE_PATHS = [*sorted((ROOT / "docs" / "guides").glob("*.md")), ROOT / "custom_ops" / "README.md"]
+GUIDES = [path.read_text(encoding="utf-8") for path in GUIDE_PATHS]
 PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
 RUN_CONFIGS = {
     "tools/tokenizer.py train vision": VisionTokenizerRunConfig,
@@ -27,7 +28,7 @@ RUN_CONFIGS = {
     "tools/tokenizer.py train speaker": SpeakerRunConfig,
     "tools/refiner.py train": RefinerRunConfig,
 }
-CHECKED_FOLDERS = ("configs/", "docs/", "ernie5/", "tests/", "tools/")
+CHECKED_FOLDERS = ("configs/", "custom_ops/", "docs/", "ernie5/", "tests/", "tools/")
 
 
 def commands() -> list[str]:
@@ -68,7 +69,7 @@ def test_make_target_exists(command: str):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", commands_of("pip"))
+@pytest.mark.parametrize("command", [command for command in commands_of("pip") if "./custom_ops" not in command])
 def test_pip_extras_exist(command: str):
     extras = re.search(r"\.\[([a-z,]+)\]", command)
     declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
@@ -78,8 +79,10 @@ def test_pip_extras_exist(command: str):
 @pytest.mark.parametrize("command", commands_of("python"))
 def test_tool_accepts_the_options(command: str):
     tool, *arguments = words(command)[1:]
+    if tool == "-m":
+        tool = f"-m {arguments.pop(0)}"
     subcommands = list(takewhile(re.compile(r"[a-z]+").fullmatch, arguments))
-    known = help_text(tool, *subcommands)
+    known = help_text(*tool.split(), *subcommands)
     for option in (word for word in arguments if word.startswith("-")):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"{tool} has no {option}"
 
@@ -114,6 +117,19 @@ def test_named_files_exist():
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PROSE)
     named = {word for word in in_commands + in_prose if word.startswith(CHECKED_FOLDERS)} | set(links)
     assert not missing(named), missing(named)
+
+
+@pytest.mark.parametrize("path", GUIDE_PATHS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_links_of_guides_exist(path: Path):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))
+    broken = [link for link in links if not (path.parent / link).exists()]
+    assert not broken
+
+
+def test_every_native_operator_is_listed():
+    index = (ROOT / "custom_ops" / "README.md").read_text(encoding="utf-8")
+    operators = {path.parent.name for path in (ROOT / "custom_ops").glob("*/op.cc")}
+    assert operators == set(re.findall(r"^\| \[[^]]+\]\((\w+)/", index, flags=re.MULTILINE))
 
 
 def test_shipped_models_are_listed():
