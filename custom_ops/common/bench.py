@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PEER_SERVER = Path(__file__).with_name("bench_peer.py")
@@ -88,3 +89,68 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="default %(default)s")
     parser.add_argument("--peer-python", default="", metavar="PATH", help="a Python with torch (default: no peer)")
     return parser.parse_args()
+
+
+@dataclass
+class Prepared:
+    """One case of a benchmark: its name, and by kind what is run, both natively and by the definition, and its work."""
+
+    title: str
+    runs: dict[str, Callable[[], object]]
+    work: dict[str, float]
+
+
+def main(
+    description: str | None,
+    script: str,
+    cases: Sequence[Mapping[str, object]],
+    prepare: Callable[[Mapping[str, object]], Prepared],
+    calls: int = 1,
+    unit: str = "GB/s",
+) -> None:
+    """The program of `script`: a table for each kind of each case, beside the jobs of peer_torch.py in its folder.
+
+    `calls` of a run in a row are one job, for what is too short to be timed alone.
+    """
+    options = arguments(description or "")
+    from ernie5.ops import runtime
+
+    runtime.start_paddle(options.threads)  # before anything imports Paddle
+    from ernie5.config.schema import OpsConfig
+
+    runtime.configure(OpsConfig())
+    for case in cases:
+        prepared = prepare(case)
+        peer = None
+        if options.peer_python:
+            about = {**case, "calls": calls} if calls > 1 else case
+            peer = Peer(options.peer_python, Path(script).with_name("peer_torch.py"), about, options.threads)
+        times = interleaved(_both_ways(prepared.runs, calls), peer, options.rounds, options.threads)
+        if peer:
+            peer.close()
+        repeated = f", {calls} calls" if calls > 1 else ""
+        print(f"\n{prepared.title}, float32{repeated}, {options.threads} thread(s)\n")
+        for kind in prepared.runs:
+            chosen = {name: seconds for name, seconds in times.items() if _kind(name, prepared.runs) == kind}
+            work = dict.fromkeys(chosen, calls * prepared.work[kind])
+            print(table(chosen, f"native {kind}", work, unit), "\n")
+
+
+def _both_ways(runs: Mapping[str, Callable[[], object]], calls: int) -> dict[str, Callable[[], None]]:
+    from ernie5.ops import backend
+
+    def job(mode: str, run: Callable[[], object]) -> None:
+        with backend.using(mode):
+            for _ in range(calls):
+                run()
+
+    return {
+        f"{mode} {kind}": lambda mode=mode, run=run: job(mode, run)
+        for kind, run in runs.items()
+        for mode in ("native", "reference")
+    }
+
+
+def _kind(name: str, kinds: Mapping[str, object]) -> str:
+    """The longest of the kinds that a job's name ends with."""
+    return max((kind for kind in kinds if name.endswith(kind)), key=len, default="")
