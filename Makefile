@@ -86,8 +86,9 @@ test-all: $(VENV)/.dev $(VENV)/.operators ## set up, then run all the tests
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
 test-reference: $(VENV)/.dev $(VENV)/.operators ## set up, then test the operators' definitions, as without a compiler
-	@echo "[4/$(STEPS)] running the tests of operators, layers and model by the definitions"
-	@$(VENV)/bin/python -m pytest -m "not slow" --ops reference tests/ops tests/layers tests/model $(ARGS)
+	@echo "[4/$(STEPS)] running the tests of operators and of what is made of them, by the definitions"
+	@$(VENV)/bin/python -m pytest -m "not slow" --ops reference \
+	    tests/ops tests/layers tests/model tests/modality tests/inference $(ARGS)
 
 test-paddlenlp: $(VENV_PADDLENLP)/.installed ## set up .venv-paddlenlp, then test the PaddleNLP adapters in it
 	@echo "[3/$(STEPS)] running tests/integrations with PaddleNLP"
