@@ -24,10 +24,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="rows of a batch")
     parser.add_argument("--seq", type=int, default=512, help="tokens of a row")
     parser.add_argument("--no-keep-heap", dest="keep_heap", action="store_false", help="let freed memory go")
+    parser.add_argument("--bf16-products", action="store_true", help="products of weights in bfloat16")
     protocol.add_options(parser)
     args = parser.parse_args()
     runtime.start_paddle()
-    runtime.configure(OpsConfig(keep_heap=args.keep_heap))
+    runtime.configure(OpsConfig(keep_heap=args.keep_heap, bf16_products=args.bf16_products))
     step, facts = make_step(args)
     protocol.run(step, facts, args)
 

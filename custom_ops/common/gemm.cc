@@ -3,7 +3,13 @@
 #include <dlfcn.h>
 #include <omp.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
 #include <string>
+#include <type_traits>
+
+#include "common/gemm_bf16.h"
 
 namespace ernie5::cpu {
 namespace {
@@ -73,9 +79,42 @@ void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T
   }
 }
 
+namespace {
+
+std::atomic<bool>& chosen() {
+  static std::atomic<bool> choice = [] {
+    const char* const said = std::getenv("ERNIE5_BF16_PRODUCTS");
+    return has_bf16_products() && said && std::strcmp(said, "1") == 0;
+  }();
+  return choice;
+}
+
+}  // namespace
+
+bool bf16_products() { return chosen().load(std::memory_order_relaxed); }
+
+template <typename T>
+void mixed_gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b,
+                int64_t ldb, bool add, T* c, int64_t ldc) {
+  if constexpr (std::is_same_v<T, float>)
+    if (bf16_products()) return gemm_bf16(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, add, c, ldc);
+  gemm<T>(transpose_a, transpose_b, m, n, k, T(1), a, lda, b, ldb, add ? T(1) : T(0), c, ldc);
+}
+
+template void mixed_gemm<float>(bool, bool, int64_t, int64_t, int64_t, const float*, int64_t, const float*, int64_t, bool,
+                                float*, int64_t);
+template void mixed_gemm<double>(bool, bool, int64_t, int64_t, int64_t, const double*, int64_t, const double*, int64_t, bool,
+                                 double*, int64_t);
 template void gemm<float>(bool, bool, int64_t, int64_t, int64_t, float, const float*, int64_t, const float*, int64_t,
                           float, float*, int64_t);
 template void gemm<double>(bool, bool, int64_t, int64_t, int64_t, double, const double*, int64_t, const double*, int64_t,
                            double, double*, int64_t);
 
 }  // namespace ernie5::cpu
+
+// For whoever loads the library: chooses, and says whether that can be.
+extern "C" __attribute__((visibility("default"))) int ernie5_set_bf16_products(int on) {
+  if (on && !ernie5::cpu::has_bf16_products()) return 0;
+  ernie5::cpu::chosen().store(on != 0);
+  return 1;
+}

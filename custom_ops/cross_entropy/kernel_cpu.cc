@@ -105,19 +105,19 @@ compute_t<T> linear_cross_entropy(const T* x, const T* weight, const int64_t* la
       for (int64_t i = begin; i < end; ++i)
         for (int64_t j = 0; j < hidden; ++j) inputs[i * hidden + j] = C(x[places[i] * hidden + j]);
     });
-    gemm<C>(false, !hidden_first, size, vocab, hidden, 1, inputs.get(), hidden, matrix, stride, 0, logits.get(), vocab);
+    mixed_gemm<C>(false, !hidden_first, size, vocab, hidden, inputs.get(), hidden, matrix, stride, false, logits.get(), vocab);
     parallel_ranges(size, size * vocab, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i)
         losses[first + i] = loss_of_row(logits.get() + i * vocab, vocab, labels[places[i]], C(row_weights[places[i]]),
                                         grad_x || grad_weight);
     });
-    const C before = first == 0 ? 0 : 1;  // the first product sets the sum, the others add to it
+    const bool add = first > 0;  // the first product sets the sum, the others add to it
     if (sum && hidden_first)
-      gemm<C>(true, false, hidden, vocab, size, 1, inputs.get(), hidden, logits.get(), vocab, before, sum, vocab);
+      mixed_gemm<C>(true, false, hidden, vocab, size, inputs.get(), hidden, logits.get(), vocab, add, sum, vocab);
     else if (sum)
-      gemm<C>(true, false, vocab, hidden, size, 1, logits.get(), vocab, inputs.get(), hidden, before, sum, hidden);
+      mixed_gemm<C>(true, false, vocab, hidden, size, logits.get(), vocab, inputs.get(), hidden, add, sum, hidden);
     if (!grad_x) continue;
-    gemm<C>(false, hidden_first, size, hidden, vocab, 1, logits.get(), vocab, matrix, stride, 0, grads.get(), hidden);
+    mixed_gemm<C>(false, hidden_first, size, hidden, vocab, logits.get(), vocab, matrix, stride, false, grads.get(), hidden);
     parallel_ranges(size, size * hidden, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i)
         for (int64_t j = 0; j < hidden; ++j) grad_x[places[i] * hidden + j] = T(grads[i * hidden + j]);

@@ -33,8 +33,8 @@ void add(const T* from, int64_t count, T* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = T(compute_t<T>(to[i]) + compute_t<T>(from[i]));
 }
 
-// c [m, n] = a [m, k] b [k, n], sums in C; b as it is stored.
-template <typename C, typename B>
+// c [m, n] = a [m, k] b [k, n], sums in C; b as it is stored. The router's are exact: a score decides who is asked.
+template <bool kExact, typename C, typename B>
 void product(const C* a, const B* b, int64_t m, int64_t n, int64_t k, C* c) {
   if (m <= kFewRows) {
     const int64_t parts = (n + kColumnPart - 1) / kColumnPart;
@@ -43,11 +43,14 @@ void product(const C* a, const B* b, int64_t m, int64_t n, int64_t k, C* c) {
       columns_product(a, k, b + begin, n, m, end - begin, k, c + begin, n);
     });
   } else if constexpr (std::is_same_v<B, C>) {
-    gemm<C>(false, false, m, n, k, C(1), a, k, b, n, C(0), c, n);
+    if constexpr (kExact)
+      gemm<C>(false, false, m, n, k, C(1), a, k, b, n, C(0), c, n);
+    else
+      mixed_gemm<C>(false, false, m, n, k, a, k, b, n, false, c, n);
   } else {
     Scratch<C> wide(k * n);
     convert(b, k * n, wide.get());
-    gemm<C>(false, false, m, n, k, C(1), a, k, wide.get(), n, C(0), c, n);
+    mixed_gemm<C>(false, false, m, n, k, a, k, wide.get(), n, false, c, n);
   }
 }
 
@@ -56,12 +59,12 @@ template <typename T>
 void linear(const T* x, const T* weight, int64_t rows, int64_t in, int64_t out, T* y) {
   using C = compute_t<T>;
   if constexpr (std::is_same_v<T, C>) {
-    product(x, weight, rows, out, in, y);
+    product<false>(x, weight, rows, out, in, y);
   } else {
     Scratch<C> room(rows * (in + out));
     C *const wide = room.get(), *const sums = wide + rows * in;
     convert(x, rows * in, wide);
-    product(wide, weight, rows, out, in, sums);
+    product<false>(wide, weight, rows, out, in, sums);
     convert(sums, rows * out, y);
   }
 }
@@ -134,7 +137,7 @@ void routed_experts(const DecoderBlockShape& shape, const DecoderBlockWeights<T>
   Scratch<int64_t> integers(3 * slots);
   int64_t *const topk_ids = integers.get(), *const slot_ids = topk_ids + slots, *const row_ids = slot_ids + slots;
   convert(normed, rows * shape.hidden, wide);
-  product(wide, weights.router, rows, shape.experts, shape.hidden, logits);
+  product<true>(wide, weights.router, rows, shape.experts, shape.hidden, logits);
   router_forward(logits, weights.expert_bias, weights.expert_mask, rows, shape.experts, shape.top_k, shape.score,
                  shape.scaling, topk_ids, topk_weights, totals, tokens_per_expert);
   sort_by_expert(topk_ids, slots, shape.top_k, shape.experts, 1, nullptr, slot_ids, row_ids, tokens_per_expert);

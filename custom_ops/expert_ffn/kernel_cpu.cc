@@ -47,6 +47,7 @@ template <typename C>
 void product(const C* a, const C* b, int64_t m, int64_t n, int64_t k, C* c) {
   constexpr int64_t kWidth = 2 * kCacheLine / sizeof(C);
   if (m <= kFewRows) return columns_product(a, k, b, n, m, n, k, c, n);
+  if (std::is_same_v<C, float> && bf16_products()) return mixed_gemm<C>(false, false, m, n, k, a, k, b, n, false, c, n);
   alignas(kCacheLine) thread_local static C panel[kPanelRows * kWidth];
   const int64_t end = k <= kPanelRows ? n / kWidth * kWidth : 0;
   for (int64_t column = 0; column < end; column += kWidth) {
@@ -290,17 +291,17 @@ void expert_ffn_backward(const ExpertShape& shape, const T* x, const compute_t<T
         } else {
           convert(inner + first * 2 * ffn, count * 2 * ffn, products);
         }
-        gemm<C>(false, true, count, ffn, hidden, 1, grads, hidden, second_matrix, hidden, 0, grad_activated, ffn);
+        mixed_gemm<C>(false, true, count, ffn, hidden, grads, hidden, second_matrix, hidden, false, grad_activated, ffn);
         for (int64_t i = 0; i < count; ++i) {
           const int64_t slot = moves.slot(first + i);
           grad_weights[slot] = swiglu_row_backward(gate_up_rows + i * 2 * ffn, weights[slot], grad_activated + i * ffn, ffn,
                                                    grad_products + i * 2 * ffn, activated + i * ffn);
         }
-        const C kept = first > begin ? 1 : 0;
-        gemm<C>(true, false, ffn, hidden, count, 1, activated, ffn, grads, hidden, kept, grad_second, hidden);
-        gemm<C>(true, false, hidden, 2 * ffn, count, 1, states, hidden, grad_products, 2 * ffn, kept, grad_first, 2 * ffn);
+        const bool add = first > begin;
+        mixed_gemm<C>(true, false, ffn, hidden, count, activated, ffn, grads, hidden, add, grad_second, hidden);
+        mixed_gemm<C>(true, false, hidden, 2 * ffn, count, states, hidden, grad_products, 2 * ffn, add, grad_first, 2 * ffn);
         moves.deliver(first, count, delivered, grad_x, into, [&](C* rows_out) {
-          gemm<C>(false, true, count, hidden, 2 * ffn, 1, grad_products, 2 * ffn, first_matrix, 2 * ffn, 0, rows_out, hidden);
+          mixed_gemm<C>(false, true, count, hidden, 2 * ffn, grad_products, 2 * ffn, first_matrix, 2 * ffn, false, rows_out, hidden);
         });
       });
       if constexpr (!std::is_same_v<T, C>) {

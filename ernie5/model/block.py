@@ -8,6 +8,7 @@ from paddle import nn
 from ernie5.config.schema import ModelConfig
 from ernie5.layers.attention import Attention, LayerCache
 from ernie5.layers.layout import Layout
+from ernie5.layers.linear import Linear
 from ernie5.layers.mlp import GatedMLP
 from ernie5.layers.moe import MoE
 from ernie5.layers.norm import RMSNorm
@@ -73,7 +74,7 @@ class Block(nn.Layer):
         attention, dense = self.self_attn, self.mlp.shared_experts if self.routes else self.mlp
         projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
         feed_forward = [] if dense is None else [dense.gate_proj, dense.up_proj, dense.down_proj]
-        if not all(type(one) is nn.Linear and one.bias is None for one in projections + feed_forward):
+        if not all(type(one) is Linear and one.bias is None for one in projections + feed_forward):
             return None  # biases, or adapters in the place of a projection
         experts, score, scaling = [], "softmax", 1.0
         if self.routes:

@@ -4,6 +4,7 @@ Paddle's interface to compiled operators that stand outside it is used here alon
 """
 
 import contextlib
+import ctypes
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,23 +25,38 @@ class _Backend:
     mode = ""  # "native" or "reference"; empty: not chosen yet
     why = ""  # not native
     operators: frozenset[str] = frozenset()  # registered with Paddle; that can be done once a process
+    bf16_products: bool = False
 
 
 _backend = _Backend()
 
 
-def choose(mode: str) -> None:
-    """auto: native where operators are installed; native: UserError where they are not; reference: the definitions."""
+def choose(mode: str, bf16_products: bool = False) -> None:
+    """auto: native where operators are installed; native: UserError where they are not; reference: the definitions.
+
+    bf16_products: float32 products of weights and activations are done in bfloat16, sums in float32, by the compiled
+    operators; UserError where they, or the processor, cannot.
+    """
     why = "ops.backend is reference" if mode == "reference" else _register()
     if why and mode == "native":
         raise UserError(f"ops.backend is native: {why}")
+    if bf16_products and why:
+        raise UserError(f"ops.bf16_products is true, which only compiled operators do: {why}")
+    _set_bf16_products(bf16_products)
     _backend.mode, _backend.why = ("reference", why) if why else ("native", "")
 
 
 def described() -> str:
     """The choice in words, with its reason where it is the slower one."""
     is_native("")  # chooses where nobody has
+    if _backend.bf16_products:
+        return f"{_backend.mode}, products in bfloat16"
     return f"{_backend.mode} ({_backend.why})" if _backend.why else _backend.mode
+
+
+def bf16_products() -> bool:
+    """Whether compiled operators round the factors of float32 products to bfloat16."""
+    return _backend.bf16_products
 
 
 def is_native(operator: str) -> bool:
@@ -51,13 +67,15 @@ def is_native(operator: str) -> bool:
 
 
 @contextlib.contextmanager
-def using(mode: str) -> Iterator[None]:
+def using(mode: str, bf16_products: bool = False) -> Iterator[None]:
     """The choice for as long as the block runs, as in tests and in an export that must run anywhere."""
     before = _backend.mode, _backend.why
-    choose(mode)
+    bf16_before = _backend.bf16_products
+    choose(mode, bf16_products)
     try:
         yield
     finally:
+        _set_bf16_products(bf16_before)
         _backend.mode, _backend.why = before
 
 
@@ -79,6 +97,16 @@ def call(operator: str, inputs: Sequence[paddle.Tensor | list[paddle.Tensor]], *
 
 def _without_gradient(tensor: paddle.Tensor | list[paddle.Tensor]) -> paddle.Tensor | list[paddle.Tensor]:
     return tensor.detach() if not isinstance(tensor, list) and tensor.dtype in INTEGERS else tensor
+
+
+def _set_bf16_products(on: bool) -> None:
+    """Tells the library, which Paddle has loaded, as its kernels ask it."""
+    if on == _backend.bf16_products:
+        return
+    library = ctypes.CDLL(str(importlib.import_module("ernie5_ops").LIBRARY))
+    if not library.ernie5_set_bf16_products(int(on)):
+        raise UserError("ops.bf16_products is true, but ernie5_ops was compiled without AVX512-BF16: set it to false")
+    _backend.bf16_products = on
 
 
 def _register() -> str:

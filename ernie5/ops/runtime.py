@@ -38,7 +38,7 @@ def configure(config: OpsConfig) -> None:
     paddle.set_flags({"FLAGS_use_stride_kernel": False})
     if config.keep_heap:
         keep_heap()
-    backend.choose(config.backend)
+    backend.choose(config.backend, config.bf16_products)
 
 
 def choose_gemm_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
