@@ -26,7 +26,7 @@ FLAGS = ["-O1", "-g", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fno-trappin
 def sources() -> list[Path]:
     operators = [path.parent for path in sorted(HERE.glob("*/fuzz.cc"))]
     kernels = [path for folder in operators for path in [*sorted(folder.glob("kernel_cpu*.cc")), folder / "fuzz.cc"]]
-    return [*kernels, *sorted(HERE.glob("common/*.cc")), HERE / "fuzz" / "main.cc"]
+    return [*kernels, *sorted(HERE.glob("common/*.cc")), *sorted(HERE.glob("fuzz/*.cc"))]
 
 
 def build(folder: Path, march: str = "native") -> Path:

@@ -19,10 +19,16 @@ def driver(tmp_path_factory) -> Path:
     return sanitize.build(tmp_path_factory.mktemp("sanitized"))
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", [*OPERATORS, "gemm_bf16"])
 def test_nothing_is_found(driver, operator):
     result = sanitize.run(driver, rounds=60, only=operator)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("operator", ["expert_ffn", "cross_entropy", "decoder_block"])
+def test_nothing_is_found_with_products_in_bfloat16(driver, monkeypatch, operator):
+    monkeypatch.setenv("ERNIE5_BF16_PRODUCTS", "1")
+    test_nothing_is_found(driver, operator)
 
 
 @pytest.mark.parametrize(
