@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from types import SimpleNamespace
 
 import paddle
 import pytest
@@ -81,6 +82,35 @@ def test_a_library_of_another_processor_is_not_loaded(package, registered):
     with pytest.raises(UserError, match=r"another processor \(with avx9000\)"):
         backend.choose("native")
     assert registered == []
+
+
+def test_products_in_bfloat16_need_the_operators(monkeypatch, nothing_chosen):
+    monkeypatch.setitem(sys.modules, "ernie5_ops", None)
+    with pytest.raises(
+        UserError, match="^ops.bf16_products is true, which only compiled operators do: ernie5_ops is not"
+    ):
+        backend.choose("auto", bf16_products=True)
+    with pytest.raises(UserError, match="^ops.bf16_products is true, .*: ops.backend is reference$"):
+        backend.choose("reference", bf16_products=True)
+    assert not backend.bf16_products()
+
+
+def test_products_in_bfloat16_are_the_librarys_to_refuse(package, registered, monkeypatch):
+    told = []
+
+    def load(path):
+        assert path == str(package.LIBRARY)
+        return SimpleNamespace(ernie5_set_bf16_products=lambda on: told.append(on) or answer)
+
+    monkeypatch.setattr(backend.ctypes, "CDLL", load)
+    answer = 0
+    with pytest.raises(UserError, match="compiled without AVX512-BF16: set it to false"):
+        backend.choose("native", bf16_products=True)
+    assert not backend.bf16_products()
+    answer = 1
+    with backend.using("native", bf16_products=True):
+        assert backend.bf16_products() and backend.described() == "native, products in bfloat16"
+    assert not backend.bf16_products() and told == [1, 1, 0]
 
 
 def test_a_block_has_its_own_choice(package, registered):
