@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t kFewRows = 12;      // up to here a product is as fast as its matrix can be read
 constexpr int64_t kColumnPart = 256;  // columns of such a product that a thread takes at once
+constexpr int64_t kSharedSize = 16;   // how much larger than other work it must be: a thread wakes as long as it reads 256 KiB
 
 // to [count] = from, in another type.
 template <typename From, typename To>
@@ -38,7 +39,7 @@ template <bool kExact, typename C, typename B>
 void product(const C* a, const B* b, int64_t m, int64_t n, int64_t k, C* c) {
   if (m <= kFewRows) {
     const int64_t parts = (n + kColumnPart - 1) / kColumnPart;
-    parallel_ranges(parts, n * k, [&](int64_t first, int64_t last, int) {
+    parallel_ranges(parts, n * k / kSharedSize, [&](int64_t first, int64_t last, int) {
       const int64_t begin = first * kColumnPart, end = std::min(last * kColumnPart, n);
       columns_product(a, k, b + begin, n, m, end - begin, k, c + begin, n);
     });

@@ -93,7 +93,7 @@ struct Plan {
       : slots(shape.slots()), offsets(shape.experts + 1) {
     for (int64_t expert = 0; expert < shape.experts; ++expert)
       offsets[expert + 1] = offsets[expert] + tokens_per_expert[expert];
-    work = slots * shape.hidden * shape.ffn;
+    work = slots * shape.hidden * shape.ffn / 8;  // a few slots are read sooner than a thread wakes
     parts = std::max<int64_t>(1, std::min<int64_t>(num_threads(work), slots));
     if (sums_tokens) parts = std::min(parts, kMaxAccumulators);
   }

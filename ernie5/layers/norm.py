@@ -3,7 +3,7 @@
 import paddle
 from paddle import nn
 
-from ernie5.ops.rms_norm import rms_norm
+from ernie5.ops.rms_norm import add_rms_norm, rms_norm
 
 
 class RMSNorm(nn.Layer):
@@ -16,3 +16,7 @@ class RMSNorm(nn.Layer):
 
     def forward(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
         return rms_norm(hidden_states, self.weight, self.epsilon)
+
+    def of_sum(self, added: paddle.Tensor, residual: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """The norm of added + residual, and that sum."""
+        return add_rms_norm(added, residual, self.weight, self.epsilon)

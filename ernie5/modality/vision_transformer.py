@@ -71,8 +71,9 @@ class ViTBlock(nn.Layer):
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, initializer_range)
 
     def forward(self, hidden_states: paddle.Tensor, layout: Layout) -> paddle.Tensor:
-        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), layout)
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        attended = self.self_attn(self.input_layernorm(hidden_states), layout)
+        normed, hidden_states = self.post_attention_layernorm.of_sum(attended, hidden_states)
+        return hidden_states + self.mlp(normed)
 
 
 def frame_layout(height: int, width: int, attention: AttentionConfig) -> Layout:

@@ -51,8 +51,8 @@ class Block(nn.Layer):
             cache.weights = cache.weights or self._gathered()
             if cache.weights is not None:
                 return self._in_one_operator(hidden_states, layout, expert_mask, top_k, cache)
-        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), layout, cache)
-        normed = self.post_attention_layernorm(hidden_states)
+        attended = self.self_attn(self.input_layernorm(hidden_states), layout, cache)
+        normed, hidden_states = self.post_attention_layernorm.of_sum(attended, hidden_states)
         if not self.routes:
             return BlockOutput(hidden_states + self.mlp(normed), None)
         output = self.mlp(normed, expert_mask, top_k)
