@@ -6,6 +6,7 @@ With --serve it takes turns with another program: see README.md.
 """
 
 import argparse
+import gc
 import time
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def main() -> None:
     runtime.start_paddle()
     runtime.configure(OpsConfig(keep_heap=args.keep_heap, bf16_products=args.bf16_products))
     step, facts = make_step(args)
+    gc.freeze()  # as the trainer does
     protocol.run(step, facts, args)
 
 
@@ -40,11 +42,13 @@ def make_step(args: argparse.Namespace):
     from ernie5.modality.batch import make_batch
     from ernie5.model.ernie5 import Ernie5ForCausalLM
     from ernie5.model.subnet import full_subnet
+    from ernie5.ops.adamw import AdamW
 
     config = load_model_config(args.model)
     paddle.seed(0)
     model = Ernie5ForCausalLM(config)
-    optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters(), weight_decay=0.1)
+    parameters = model.parameters()
+    optimizer = AdamW(1e-4, parameters=parameters, weight_decay=0.1, apply_decay_param_fun=lambda name: True)
     rows, subnet = random_rows(args.batch, args.seq, config.vocab_size), full_subnet(config)
 
     def step() -> protocol.Record:
@@ -61,7 +65,7 @@ def make_step(args: argparse.Namespace):
         phases = zip(("forward_cpu_s", "backward_cpu_s", "optimizer_cpu_s"), times, times[1:], strict=False)
         return {**{name: end - start for name, start, end in phases}, "loss": float(objective)}
 
-    num_parameters = sum(parameter.size for parameter in model.parameters())
+    num_parameters = sum(parameter.size for parameter in parameters)
     facts = {"framework": f"paddle {paddle.__version__}", "model": config.name, "parameters": num_parameters}
     return step, {**facts, "batch": args.batch, "seq": args.seq, "keep_heap": args.keep_heap}
 

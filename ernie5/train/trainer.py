@@ -1,5 +1,6 @@
 """The training loop: reads as the algorithm, and can be stopped at any moment."""
 
+import gc
 import logging
 import math
 import signal
@@ -152,6 +153,7 @@ class Trainer:
         An error in the data or a NaN saves what was trained before it goes on.
         """
         previous = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        gc.freeze()  # what is built stays, and to visit it again and again costs a small model 3 % of a step
         try:
             self.ranks.on_first(lambda: None)  # however long it took to get here
             while self.state.stage_id < len(self.config.stages) and not self._must_stop():
@@ -164,6 +166,7 @@ class Trainer:
             self._save_if_new()
             raise
         finally:
+            gc.unfreeze()
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self.stop_signal is None or self.state.is_finished
