@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-steps", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path, help="folder for bf16_numerics.md and .png (default: print the table)")
+    parser.add_argument("--output", type=Path, help="folder for bf16_numerics_table.md and bf16_numerics.png (default: print the table)")
     args = parser.parse_args()
     wanted = [(way, seed) for seed in args.seeds for way in WAYS]
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -36,7 +36,7 @@ def main() -> None:
     page = table(args, curves)
     print(page)
     if args.output:
-        (args.output / "bf16_numerics.md").write_text(page, encoding="utf-8")
+        (args.output / "bf16_numerics_table.md").write_text(page, encoding="utf-8")
         draw(args, curves, args.output / "bf16_numerics.png")
 
 
