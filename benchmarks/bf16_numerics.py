@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-steps", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path, help="folder for bf16_numerics_table.md and bf16_numerics.png (default: print the table)")
+    parser.add_argument("--output", type=Path, help="folder for the table and the curves (default: print the table)")
     args = parser.parse_args()
     wanted = [(way, seed) for seed in args.seeds for way in WAYS]
     with ThreadPoolExecutor(args.jobs) as pool:

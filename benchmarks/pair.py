@@ -19,7 +19,8 @@ class Program:
 
     def __init__(self, name: str, command: str, cpu: str):
         self.name = name
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        number = str(len(cpu.split(",")))
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), number)
         self.process = subprocess.Popen(
             f"exec taskset -c {cpu} {command} --serve",
             shell=True,
@@ -70,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("programs", nargs="+", metavar="NAME=COMMAND", help="a program that understands --serve")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cpu", default="0", help="the core that all programs are pinned to")
+    parser.add_argument("--cpu", default="0", help="the cores of all programs, and so their threads")
     parser.add_argument("--key", default="cpu_s", choices=["cpu_s", "wall_s"], help="the time that is compared")
     args = parser.parse_args()
     programs = [Program(*program.split("=", 1), args.cpu) for program in args.programs]

@@ -10,7 +10,7 @@ template <typename T>
 void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda,
           const T* b, int64_t ldb, T beta, T* c, int64_t ldc);
 
-// Whether `mixed_gemm` rounds float factors to bfloat16: a choice of the process, which begins as ERNIE5_BF16_PRODUCTS=1 says
+// Whether `mixed_gemm` and attention round float factors to bfloat16: a choice of the process, which begins as ERNIE5_BF16_PRODUCTS=1 says
 // or false, and never true where the processor has no such products.
 bool bf16_products();
 

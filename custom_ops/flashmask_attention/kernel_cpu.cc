@@ -12,6 +12,7 @@ namespace ernie5::cpu {
 namespace {
 
 constexpr int64_t kQueryRows = 16 * kRowTile;  // rows (query, head of its group) that share a walk over the keys
+constexpr int64_t kTogether = 4;              // tiles of rows in a product in bfloat16, whose factors are packed each time
 constexpr int64_t kFewRows = 12;               // of queries: up to here keys are read as they lie
 constexpr int64_t kDecodedKeys = 512;          // keys of a run that a thread decodes
 
@@ -91,10 +92,11 @@ void forward_in_blocks(const AttentionShape& shape, const T* query, const T* key
   const LoadedKeys<T> loaded(at, key, value, blocks.count());
   const int64_t head_dim = shape.head_dim, width = padded<C>(head_dim), rows = at.rows(), parts = blocks_of(rows, kQueryRows);
   const int64_t work = shape.batch * shape.heads * shape.queries * shape.keys * head_dim;
+  const int64_t together = std::is_same_v<C, float> && bf16_products() ? kTogether : 1;
   parallel_items(shape.batch * shape.kv_heads * parts, work, [&](int64_t item, int) {
     const int64_t batch = item / parts / shape.kv_heads, head = item / parts % shape.kv_heads;
     const int64_t first = item % parts * kQueryRows, count = std::min(kQueryRows, rows - first), tiles = blocks_of(count, kRowTile);
-    Scratch<C> room(kQueryRows * (head_dim + width) + kRowTile * kKeyBlock);
+    Scratch<C> room(kQueryRows * (head_dim + width) + together * kRowTile * kKeyBlock);
     C *const queries = room.get(), *const sums = queries + kQueryRows * head_dim, *const scores = sums + kQueryRows * width;
     RunningSoftmax<C> softmax[kQueryRows / kRowTile];
     for (int64_t r = 0; r < tiles * kRowTile; ++r) {
@@ -107,17 +109,19 @@ void forward_in_blocks(const AttentionShape& shape, const T* query, const T* key
     for (int64_t block = 0; block < blocks.count(); ++block) {
       if (blocks.hidden(batch, block, first / at.group, (first + count - 1) / at.group)) continue;
       const C *const columns = loaded.columns(batch, head, block), *const values = loaded.values(batch, head, block);
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        const int64_t begin = first + tile * kRowTile, end = std::min(begin + kRowTile, first + count);
+      for (int64_t tile = 0; tile < tiles; tile += together) {
+        const int64_t some = std::min(together, tiles - tile), begin = first + tile * kRowTile;
+        const int64_t end = std::min(begin + some * kRowTile, first + count);
         const int64_t first_query = begin / at.group, last_query = (end - 1) / at.group;
         if (blocks.hidden(batch, block, first_query, last_query)) continue;
-        block_product<kRowTile, false>(queries + tile * kRowTile * head_dim, head_dim, 1, columns, kKeyBlock, head_dim,
-                                       kKeyBlock, scores, kKeyBlock);
+        rows_product<false>(queries + tile * kRowTile * head_dim, head_dim, some * kRowTile, columns, kKeyBlock, head_dim,
+                            kKeyBlock, scores, kKeyBlock);
         if (!blocks.visible(batch, block, first_query, last_query))
           for (int64_t r = begin; r < end; ++r) blocks.hide(batch, block, r / at.group, scores + (r - begin) * kKeyBlock);
-        softmax[tile].take(scores, sums + tile * kRowTile * width, width);
-        block_product<kRowTile, true>(scores, kKeyBlock, 1, values, width, blocks.size(block), width,
-                                      sums + tile * kRowTile * width, width);
+        for (int64_t i = 0; i < some; ++i)
+          softmax[tile + i].take(scores + i * kRowTile * kKeyBlock, sums + (tile + i) * kRowTile * width, width);
+        rows_product<true>(scores, kKeyBlock, some * kRowTile, values, width, blocks.size(block), width,
+                           sums + tile * kRowTile * width, width);
       }
     }
     for (int64_t r = 0; r < count; ++r) {

@@ -9,7 +9,6 @@ namespace ernie5::cpu {
 namespace {
 
 constexpr int64_t kWalkRows = 4 * kRowTile;  // rows (query, head of its group) that share a walk over the keys
-constexpr int64_t kKeyTile = 8;              // keys of a product that sums over rows
 
 // With p = exp(score - lse) and delta = rowsum(out * grad_out): grad_value = p^T grad_out, grad_score = p * (grad_out value^T
 // - delta), grad_query = scale * grad_score key, grad_key = scale * grad_score^T query (arXiv:2307.08691 §3.1).
@@ -59,6 +58,9 @@ class Backward {
     C lse[kWalkRows], delta[kWalkRows];
     C *weights, *grad_scores;  // [kWalkRows, kKeyBlock]
   };
+
+  // In bfloat16 a product packs its factors each time, so it takes the whole walk.
+  static int64_t rows_together() { return std::is_same_v<C, float> && bf16_products() ? kWalkRows : kRowTile; }
 
   int64_t block_size() const { return kKeyBlock * (2 * dim_ + 3 * width_); }
   Block block_at(C* memory) const {
@@ -115,22 +117,23 @@ class Backward {
 
   // Rows [first, end) and one block of keys; grad_queries [kWalkRows, width].
   void visit(int64_t batch, int64_t block, int64_t first, int64_t end, Walk& walk, const Block& keys, C* grad_queries) const {
-    const int64_t tiles = blocks_of(end - first, kRowTile);
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t begin = first + tile * kRowTile, last = std::min(begin + kRowTile, end) - 1, row = tile * kRowTile;
+    const int64_t tiles = blocks_of(end - first, kRowTile), together = rows_together() / kRowTile;
+    for (int64_t tile = 0; tile < tiles; tile += together) {
+      const int64_t row = tile * kRowTile, rows = std::min(together, tiles - tile) * kRowTile;
+      const int64_t begin = first + row, last = std::min(begin + rows, end) - 1;
       C *const weights = walk.weights + row * kKeyBlock, *const grad_scores = walk.grad_scores + row * kKeyBlock;
       if (blocks_.hidden(batch, block, begin / at_.group, last / at_.group)) {
-        std::fill_n(weights, kRowTile * kKeyBlock, C(0));
-        std::fill_n(grad_scores, kRowTile * kKeyBlock, C(0));
+        std::fill_n(weights, rows * kKeyBlock, C(0));
+        std::fill_n(grad_scores, rows * kKeyBlock, C(0));
         continue;
       }
-      block_product<kRowTile, false>(walk.queries + row * width_, width_, 1, keys.keys_as_columns, kKeyBlock, dim_, kKeyBlock,
-                                     weights, kKeyBlock);
-      block_product<kRowTile, false>(walk.grads + row * width_, width_, 1, keys.values_as_columns, kKeyBlock, dim_, kKeyBlock,
-                                     grad_scores, kKeyBlock);
+      rows_product<false>(walk.queries + row * width_, width_, rows, keys.keys_as_columns, kKeyBlock, dim_, kKeyBlock, weights,
+                          kKeyBlock);
+      rows_product<false>(walk.grads + row * width_, width_, rows, keys.values_as_columns, kKeyBlock, dim_, kKeyBlock,
+                          grad_scores, kKeyBlock);
       if (!blocks_.visible(batch, block, begin / at_.group, last / at_.group))
         for (int64_t r = begin; r <= last; ++r) blocks_.hide(batch, block, r / at_.group, weights + (r - begin) * kKeyBlock);
-      for (int64_t r = 0; r < kRowTile; ++r) {
+      for (int64_t r = 0; r < rows; ++r) {
         const C lse = walk.lse[row + r], delta = walk.delta[row + r];
         C *const weight = weights + r * kKeyBlock, *const grad = grad_scores + r * kKeyBlock;
 #pragma omp simd
@@ -139,15 +142,11 @@ class Backward {
           grad[j] = weight[j] * (grad[j] - delta);
         }
       }
-      block_product<kRowTile, true>(grad_scores, kKeyBlock, 1, keys.keys, width_, blocks_.size(block), width_,
-                                    grad_queries + row * width_, width_);
+      rows_product<true>(grad_scores, kKeyBlock, rows, keys.keys, width_, blocks_.size(block), width_,
+                         grad_queries + row * width_, width_);
     }
-    for (int64_t key = 0; key < kKeyBlock; key += kKeyTile) {
-      block_product<kKeyTile, true>(walk.weights + key, 1, kKeyBlock, walk.grads, width_, tiles * kRowTile, width_,
-                                    keys.grad_values + key * width_, width_);
-      block_product<kKeyTile, true>(walk.grad_scores + key, 1, kKeyBlock, walk.queries, width_, tiles * kRowTile, width_,
-                                    keys.grad_keys + key * width_, width_);
-    }
+    keys_product<kKeyBlock>(walk.weights, walk.grads, width_, tiles * kRowTile, width_, keys.grad_values, width_);
+    keys_product<kKeyBlock>(walk.grad_scores, walk.queries, width_, tiles * kRowTile, width_, keys.grad_keys, width_);
   }
 
   void store(int64_t batch, int64_t head, int64_t block, const Block& from) const {

@@ -2,8 +2,11 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "common/few_rows.h"
+#include "common/gemm.h"
+#include "common/gemm_bf16.h"
 
 namespace ernie5::cpu {
 
@@ -48,6 +51,25 @@ void block_product(const C* a, int64_t row_step, int64_t inner_step, const C* b,
   for (; column + 2 * kLane<C> <= width; column += 2 * kLane<C>)
     block_tile<R, 2, kAdd>(a, row_step, inner_step, b + column, ldb, k, c + column, ldc);
   if (column < width) block_tile<R, 1, kAdd>(a, row_step, inner_step, b + column, ldb, k, c + column, ldc);
+}
+
+// c [m, width] (+)= a [m, k] b [k, width], m a multiple of kRowTile; in bfloat16 where that is chosen.
+template <bool kAdd, typename C>
+void rows_product(const C* a, int64_t lda, int64_t m, const C* b, int64_t ldb, int64_t k, int64_t width, C* c, int64_t ldc) {
+  if constexpr (std::is_same_v<C, float>)
+    if (bf16_products()) return gemm_bf16(false, false, m, width, k, a, lda, b, ldb, kAdd, c, ldc);
+  for (int64_t row = 0; row < m; row += kRowTile)
+    block_product<kRowTile, kAdd>(a + row * lda, lda, 1, b, ldb, k, width, c + row * ldc, ldc);
+}
+
+// c [kKeys, width] += a^T b, a [m, kKeys], b [m, width]; likewise.
+template <int64_t kKeys, typename C>
+void keys_product(const C* a, const C* b, int64_t ldb, int64_t m, int64_t width, C* c, int64_t ldc) {
+  constexpr int kKeyTile = 8;
+  if constexpr (std::is_same_v<C, float>)
+    if (bf16_products()) return gemm_bf16(true, false, kKeys, width, m, a, kKeys, b, ldb, true, c, ldc);
+  for (int64_t key = 0; key < kKeys; key += kKeyTile)
+    block_product<kKeyTile, true>(a + key, 1, kKeys, b, ldb, m, width, c + key * ldc, ldc);
 }
 
 }  // namespace ernie5::cpu

@@ -10,6 +10,7 @@ import pytest
 
 from ernie5.layers.linear import linear as linear_layer
 from ernie5.ops import backend
+from ernie5.ops.attention import Mask, flashmask_attention
 from ernie5.ops.cross_entropy import linear_cross_entropy
 from ernie5.ops.linear import linear
 from ernie5.ops.moe import moe_ffn
@@ -121,7 +122,17 @@ def loss_results(hidden_first: bool) -> list[np.ndarray]:
     return [one.numpy() for one in (loss, *paddle.grad([loss], [x, weight]))]
 
 
+def attention_results() -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    shapes = [2, 90, 4, 32], [2, 90, 2, 32], [2, 90, 2, 32]
+    given = [paddle.to_tensor(rng.normal(size=shape).astype("float32"), stop_gradient=False) for shape in shapes]
+    out = flashmask_attention(*given, Mask(90, 90, causal=True))
+    cotangent = paddle.to_tensor(rng.normal(size=out.shape).astype("float32"))
+    return [one.numpy() for one in (out, *paddle.grad([out], given, [cotangent]))]
+
+
 WHOLE = {
+    "attention": attention_results,
     "experts": lambda: expert_results(100),
     "loss of an embedding": lambda: loss_results(False),
     "loss of a linear layer": lambda: loss_results(True),

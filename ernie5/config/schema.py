@@ -359,7 +359,8 @@ class OpsConfig:
 
     # native: compiled by custom_ops/; reference: plain Paddle; auto: native where they are installed
     backend: Literal["auto", "native", "reference"] = "auto"
-    # products of weights in bfloat16, sums and all else in float32; needs native operators and AVX512-BF16
+    # products of weights and of attention in bfloat16, sums and all else in float32: needs native operators and
+    # AVX512-BF16
     bf16_products: bool = False
     keep_heap: bool = (
         True  # glibc: freed memory stays with the process, so large tensors do not fault their pages in again

@@ -34,8 +34,8 @@ _backend = _Backend()
 def choose(mode: str, bf16_products: bool = False) -> None:
     """auto: native where operators are installed; native: UserError where they are not; reference: the definitions.
 
-    bf16_products: float32 products of weights and activations are done in bfloat16, sums in float32, by the compiled
-    operators; UserError where they, or the processor, cannot.
+    bf16_products: float32 products are done in bfloat16, sums in float32, by the compiled operators; UserError where
+    they, or the processor, cannot.
     """
     why = "ops.backend is reference" if mode == "reference" else _register()
     if why and mode == "native":
