@@ -55,7 +55,8 @@ cpu::DecoderBlockShape check(const Tensor& x, const Tensor& cos, const Tensor& s
   check_dtype(cos, DataType::FLOAT32, kOp, "cos");
   check_dtype(sin, DataType::FLOAT32, kOp, "sin");
   shape.angles = cos.shape()[0] * shape.tokens;
-  check_shape(mask, {-1, shape.past + shape.tokens, -1}, kOp, "mask");
+  check_shape(mask, {-1, -1, -1}, kOp, "mask");
+  if (mask.shape()[2] > 0) check_shape(mask, {-1, shape.past + shape.tokens, -1}, kOp, "mask");
   check_dtype(mask, DataType::INT32, kOp, "mask");
   shape.mask_batch = mask.shape()[0], shape.mask_columns = mask.shape()[2];
   PD_CHECK(shape.mask_batch == 1 || shape.mask_batch == shape.batch, kOp, ": mask has ", shape.mask_batch,

@@ -24,7 +24,8 @@ cpu::AttentionShape check(const Tensor& query, const Tensor& key, const Tensor& 
   check_dtype(value, query.dtype(), kOp, "value");
   PD_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, kOp, ": ", shape.heads,
            " heads of queries are no multiple of ", shape.kv_heads, " heads of keys");
-  check_shape(mask, {-1, shape.keys, -1}, kOp, "mask");
+  check_shape(mask, {-1, -1, -1}, kOp, "mask");
+  if (mask.shape()[2] > 0) check_shape(mask, {-1, shape.keys, -1}, kOp, "mask");  // without columns it is of any keys
   check_dtype(mask, DataType::INT32, kOp, "mask");
   shape.mask_batch = mask.shape()[0], shape.columns = mask.shape()[2];
   PD_CHECK(shape.mask_batch == 1 || shape.mask_batch == shape.batch, kOp, ": mask has ", shape.mask_batch,

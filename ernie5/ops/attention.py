@@ -1,7 +1,7 @@
 """Grouped-query attention under a FlashMask (arXiv:2410.01359), without a [seq, seq] mask where none is needed."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import paddle
@@ -33,13 +33,13 @@ class Mask:
 
     @cached_property
     def columns(self) -> paddle.Tensor:
-        """int32 [batch or 1, keys, 0, 1, 2 or 4], as the compiled operator reads them."""
-        return paddle.to_tensor(self._columns)
+        """int32 [batch or 1, keys, 1, 2 or 4], as the compiled operator reads them; [1, 0, 0] where there are none."""
+        return paddle.to_tensor(self._columns) if self._columns.shape[2] else _no_columns()
 
     @cached_property
     def past(self) -> paddle.Tensor:
         """int64 [1]: the keys that stand before the first query."""
-        return paddle.to_tensor([self.num_keys - self.num_queries])
+        return paddle.to_tensor(np.array([self.num_keys - self.num_queries]))
 
     def visible(self, first: int, last: int) -> np.ndarray:
         """bool [batch or 1, last - first, keys] of the queries [first, last): the definition of the column form."""
@@ -86,6 +86,16 @@ class Mask:
             if not pairs.any(-1).all():
                 sees = paddle.to_tensor(pairs.any(-1, keepdims=True)[:, None].astype(np.float32))
         return Tile(first, last, int(start), int(end), bias, sees)
+
+
+def _no_columns() -> paddle.Tensor:
+    """One tensor for every decoding step; a program that is being traced needs its own."""
+    return _cached_no_columns() if paddle.in_dynamic_mode() else paddle.zeros([1, 0, 0], "int32")
+
+
+@cache
+def _cached_no_columns() -> paddle.Tensor:
+    return paddle.zeros([1, 0, 0], "int32")
 
 
 @dataclass(frozen=True)

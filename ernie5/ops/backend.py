@@ -86,12 +86,15 @@ def call(operator: str, inputs: Sequence[paddle.Tensor | list[paddle.Tensor]], *
     Integers go in and come out without gradients: Paddle takes them for differentiable, and as the operator has no
     gradient for them, it would silently give none to anything below.
     """
-    inputs = [_without_gradient(tensor) for tensor in inputs]
+    with_gradients = paddle.is_grad_enabled()  # without, nobody is misled, and a decoding step asks for much
+    if with_gradients:
+        inputs = [_without_gradient(tensor) for tensor in inputs]
     outputs = paddle._C_ops._run_custom_op(PREFIX + operator, *inputs, *attributes)
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    for tensor in outputs:
-        if tensor.dtype in INTEGERS:
-            tensor.stop_gradient = True
+    if with_gradients:
+        for tensor in outputs:
+            if tensor.dtype in INTEGERS:
+                tensor.stop_gradient = True
     return outputs
 
 
