@@ -4,6 +4,10 @@
 #include <cstring>
 #include <type_traits>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include "common/bfloat16.h"
 #include "common/scratch.h"
 
@@ -105,17 +109,20 @@ void columns_product(const C* a, int64_t lda, const B* b, int64_t ldb, int64_t m
   }
 }
 
-// The sum of a vector, in halves.
-template <typename Line>
-auto sum_of(const Line& line) {
-  using C = std::remove_reference_t<decltype(line[0])>;
-  std::remove_const_t<C> parts[sizeof(Line) / sizeof(C)];
-  std::memcpy(parts, &line, sizeof(line));
-#pragma GCC unroll 8
-  for (size_t width = sizeof(Line) / sizeof(C) / 2; width; width /= 2)
-#pragma GCC unroll 8
-    for (size_t i = 0; i < width; ++i) parts[i] += parts[i + width];
-  return parts[0];
+// The sum of a vector.
+inline double sum_of(const Lanes<double>::type& line) {
+  double sum = 0;
+  for (int i = 0; i < 8; ++i) sum += line[i];
+  return sum;
+}
+inline float sum_of(const Lanes<float>::type& line) {
+#ifdef __AVX512F__
+  return _mm512_reduce_add_ps(reinterpret_cast<const __m512&>(line));
+#else
+  float sum = 0;
+  for (int i = 0; i < 16; ++i) sum += line[i];
+  return sum;
+#endif
 }
 
 // c [R] = a [R, k] b [k]: a row of b at a time, since memory is read fastest from end to end.
