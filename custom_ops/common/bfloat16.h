@@ -28,4 +28,18 @@ struct bfloat16 {
 template <typename T>
 using compute_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+// to [count] = from, in another type.
+template <typename From, typename To>
+void convert(const From* from, int64_t count, To* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = To(compute_t<From>(from[i]));
+}
+
+// to [count] += from, summed in the compute type.
+template <typename From, typename To>
+void add(const From* from, int64_t count, To* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = To(compute_t<To>(to[i]) + compute_t<To>(from[i]));
+}
+
 }  // namespace ernie5

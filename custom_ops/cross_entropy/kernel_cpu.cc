@@ -24,12 +24,9 @@ Buffer<C> allocate(int64_t count) {
   return Buffer<C>(new C[static_cast<size_t>(count)]);
 }
 
-template <typename To, typename From>
-void convert(const From* from, int64_t count, To* to) {
-  parallel_ranges(count, count, [&](int64_t begin, int64_t end, int) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) to[i] = To(from[i]);
-  });
+template <typename From, typename To>
+void convert_shared(const From* from, int64_t count, To* to) {
+  parallel_ranges(count, count, [&](int64_t begin, int64_t end, int) { convert(from + begin, end - begin, to + begin); });
 }
 
 // The numbers in the type of the products: the same ones, or a copy that `buffer` owns.
@@ -39,7 +36,7 @@ const C* as_compute(const T* numbers, int64_t count, Buffer<C>& buffer) {
     return numbers;
   } else {
     buffer = allocate<C>(count);
-    convert(numbers, count, buffer.get());
+    convert_shared(numbers, count, buffer.get());
     return buffer.get();
   }
 }
@@ -124,7 +121,7 @@ compute_t<T> linear_cross_entropy(const T* x, const T* weight, const int64_t* la
     });
   }
   if constexpr (!std::is_same_v<T, C>)
-    if (grad_weight) convert(sum, vocab * hidden, grad_weight);
+    if (grad_weight) convert_shared(sum, vocab * hidden, grad_weight);
   double total = 0;
   for (const C loss : losses) total += loss;
   return C(total);

@@ -21,19 +21,6 @@ constexpr int64_t kFewRows = 12;      // up to here a product is as fast as its 
 constexpr int64_t kColumnPart = 256;  // columns of such a product that a thread takes at once
 constexpr int64_t kSharedSize = 16;   // how much larger than other work it must be: a thread wakes as long as it reads 256 KiB
 
-// to [count] = from, in another type.
-template <typename From, typename To>
-void convert(const From* from, int64_t count, To* to) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = To(compute_t<From>(from[i]));
-}
-
-template <typename T>
-void add(const T* from, int64_t count, T* to) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = T(compute_t<T>(to[i]) + compute_t<T>(from[i]));
-}
-
 // c [m, n] = a [m, k] b [k, n], sums in C; b as it is stored. The router's are exact: a score decides who is asked.
 template <bool kExact, typename C, typename B>
 void product(const C* a, const B* b, int64_t m, int64_t n, int64_t k, C* c) {

@@ -17,18 +17,6 @@ constexpr int64_t kFewRows = 12;        // up to here products read the matrices
 constexpr int64_t kPanelRows = 2048;    // the longest sum of a product whose matrix is copied into panels
 constexpr int64_t kMaxAccumulators = 16;  // threads that sum tokens' rows, each into [tokens, hidden] of its own
 
-template <typename T, typename C>
-void convert(const T* from, int64_t count, C* to) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = C(from[i]);
-}
-
-template <typename C, typename T>
-void add(const T* from, int64_t count, C* to) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] += C(from[i]);
-}
-
 // The matrix in the compute type: itself, or a copy in `room`.
 template <typename C, typename T>
 const C* matrix(const T* weights, int64_t count, Scratch<C>& room) {

@@ -9,12 +9,6 @@ namespace {
 
 constexpr int64_t kPart = 256;  // columns that a thread takes at once
 
-template <typename From, typename To>
-void convert(const From* from, int64_t count, To* to) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] = To(compute_t<From>(from[i]));
-}
-
 template <typename C, typename T>
 void product(const C* x, const T* weight, int64_t rows, int64_t hidden, int64_t vocab, bool hidden_first, C* logits) {
   const int64_t parts = (vocab + kPart - 1) / kPart;
