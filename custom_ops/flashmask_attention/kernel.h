@@ -41,7 +41,4 @@ template <typename T>
 void attention_backward(const AttentionShape& shape, const T* query, const T* key, const T* value, const T* out,
                         const compute_t<T>* lse, const T* grad_out, T* grad_query, T* grad_key, T* grad_value);
 
-// What a mask leaves to do, of all pairs of blocks: the share of (query, key) pairs in blocks that are worked on.
-double attention_work(const AttentionShape& shape);
-
 }  // namespace ernie5::cpu

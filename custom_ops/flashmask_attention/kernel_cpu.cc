@@ -133,7 +133,6 @@ void forward_in_blocks(const AttentionShape& shape, const T* query, const T* key
   });
 }
 
-
 // scores [count] of one query and the keys from `first` on: -infinity for those that it does not see.
 template <typename C>
 void hide_keys(const AttentionShape& shape, int64_t batch, int64_t query, int64_t first, int64_t count, C* scores) {
@@ -154,7 +153,7 @@ void forward_of_few(const AttentionShape& shape, const T* query, const T* key, c
   const Places at(shape);
   const int64_t head_dim = shape.head_dim, width = padded<C>(head_dim), rows = at.rows(), heads = shape.batch * shape.kv_heads;
   const int64_t runs = std::max<int64_t>(1, blocks_of(shape.keys, kDecodedKeys));
-    Scratch<C> partial(heads * runs * rows * (width + 2));  // the sums of a run, its top and its total, row by row
+  Scratch<C> partial(heads * runs * rows * (width + 2));  // the sums of a run, its top and its total, row by row
   parallel_items(heads * runs, heads * rows * shape.keys * head_dim, [&](int64_t item, int) {
     const int64_t batch = item / runs / shape.kv_heads, head = item / runs % shape.kv_heads;
     const int64_t first = item % runs * kDecodedKeys, count = std::min(kDecodedKeys, shape.keys - first);
