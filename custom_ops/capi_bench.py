@@ -176,7 +176,7 @@ def swiglu_cases(bench: Bench) -> Iterator[Case]:
             "swiglu",
             shape,
             {
-                "ours": bench.call("e5_swiglu_forward", CODE, x, None, rows, ffn, y),
+                "ours": bench.call("e5_swiglu_forward", CODE, *halves(x), None, rows, ffn, 2 * ffn, y),
                 "compiled": lambda: compiled(x),
             },
             3 * size,
@@ -185,11 +185,18 @@ def swiglu_cases(bench: Bench) -> Iterator[Case]:
         "swiglu backward",
         shape,
         {
-            "ours": bench.call("e5_swiglu_backward", CODE, x, None, grad, rows, ffn, grad_x, None),
+            "ours": bench.call(
+                "e5_swiglu_backward", CODE, *halves(x), None, grad, rows, ffn, 2 * ffn, *halves(grad_x), None
+            ),
             "compiled": gradients(compiled(x), [x], grad),
         },
         5 * size,
     )
+
+
+def halves(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gate and up within one array."""
+    return rows, rows[:, rows.shape[1] // 2 :]
 
 
 def uni_rope_cases(bench: Bench) -> Iterator[Case]:
@@ -207,7 +214,7 @@ def uni_rope_cases(bench: Bench) -> Iterator[Case]:
         "uni_rope",
         f"{tokens} x {heads} x {2 * pairs}",
         {
-            "ours": bench.call("e5_uni_rope", CODE, states, cos, sin, tokens, heads, pairs, 0, out),
+            "ours": bench.call("e5_uni_rope", CODE, states, cos, sin, tokens, tokens, heads, pairs, 0, out),
             "compiled": lambda: compiled(states, cos, sin),
         },
         2 * states.numel() * 2 + 2 * cos.numel() * 4,
@@ -224,6 +231,7 @@ def _router(bench: Bench, tokens: int, experts: int, top_k: int) -> Iterator[Cas
     logits = bench.normal(tokens, experts, dtype=torch.float32, grad=True)
     bias = bench.normal(experts, dtype=torch.float32, scale=0.01)
     ids, weights = bench.empty(tokens, top_k, dtype=torch.int64), bench.empty(tokens, top_k, dtype=torch.float32)
+    totals = bench.empty(tokens, dtype=torch.float32)
     counts, grad_logits = bench.empty(experts, dtype=torch.int64), bench.empty(tokens, experts, dtype=torch.float32)
     grad = bench.normal(tokens, top_k, dtype=torch.float32)
 
@@ -243,19 +251,19 @@ def _router(bench: Bench, tokens: int, experts: int, top_k: int) -> Iterator[Cas
 
     compiled_route, compiled_weigh = bench.compile(route), bench.compile(weigh)
     shape, size = f"{tokens} x {experts}, top {top_k}", tokens * experts * 4
+    found = (ids, weights, totals, counts)
+    forward = bench.call("e5_router_forward", logits, bias, None, tokens, experts, top_k, 1, 1.0, *found)
     with torch.no_grad():
         yield Case(
             "router",
             shape,
             {
-                "ours": bench.call(
-                    "e5_router_forward", logits, bias, None, tokens, experts, top_k, 1, 1.0, ids, weights, counts
-                ),
+                "ours": forward,
                 "compiled": lambda: compiled_route(logits, bias),
             },
             size + tokens * top_k * 12,
         )
-    bench.call("e5_router_forward", logits, bias, None, tokens, experts, top_k, 1, 1.0, ids, weights, counts)()
+    forward()
     yield Case(
         "router backward",
         shape,
@@ -275,17 +283,19 @@ class Routed:
     def __init__(self, bench: Bench, tokens: int, experts: int, top_k: int):
         slots = tokens * top_k
         self.ids = torch.rand(tokens, experts, device=bench.device).topk(top_k, -1).indices
-        self.row_ids, self.slot_ids = (bench.empty(slots, dtype=torch.int64) for _ in range(2))
+        self.row_ids, self.slot_ids, self.token_ids = (bench.empty(slots, dtype=torch.int64) for _ in range(3))
         self.counts, self.offsets = (bench.empty(experts + more, dtype=torch.int64) for more in (0, 1))
         self.sort = bench.call(
             "e5_sort_by_expert",
             self.ids,
             slots,
+            top_k,
             experts,
             1,
             slots,
             self.row_ids,
             self.slot_ids,
+            self.token_ids,
             self.counts,
             self.offsets,
             bench.workspace("e5_sort_workspace", slots, experts),
@@ -401,21 +411,24 @@ def cross_entropy_cases(bench: Bench) -> Iterator[Case]:
 
 def bitwise_cross_entropy_cases(bench: Bench) -> Iterator[Case]:
     rows, bits = bench.size(1 << 21, 64), 32
-    logits, targets = bench.normal(rows, bits), torch.randint(2, [rows, bits], device=bench.device).to(BF16)
-    loss = bench.empty(rows, dtype=torch.float32)
+    logits, targets = bench.normal(rows, bits), torch.randint(2, [rows, bits], device=bench.device).float()
+    weights, loss = bench.normal(rows, dtype=torch.float32), bench.empty(rows, dtype=torch.float32)
     compiled = bench.compile(
-        lambda logits, targets: F.binary_cross_entropy_with_logits(
-            logits.float(), targets.float(), reduction="none"
-        ).mean(-1)
+        lambda logits, targets, weights: (
+            F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").mean(-1) * weights
+        )
     )
+    inputs = (logits, targets, weights)
     yield Case(
         "bitwise_cross_entropy",
         f"{rows} x {bits}",
         {
-            "ours": bench.call("e5_bitwise_cross_entropy_forward", CODE, logits, targets, rows, bits, loss),
-            "compiled": lambda: compiled(logits, targets),
+            "ours": bench.call(
+                "e5_bitwise_cross_entropy", CODE, logits, targets, weights, rows, bits, bits, loss, None
+            ),
+            "compiled": lambda: compiled(*inputs),
         },
-        2 * logits.numel() * 2 + rows * 4,
+        logits.numel() * 6 + rows * 8,
     )
 
 
@@ -447,13 +460,14 @@ def _attention(bench, batch, seq, heads, kv_heads, head_dim, documents, rows, do
     key, value = (bench.normal(batch, seq, kv_heads, head_dim, grad=True) for _ in range(2))
     inputs = [query, key, value]
     bounds = bench.workspace("e5_attention_bounds_size", batch, seq)
-    prepare = bench.call("e5_attention_bounds", rows, 1, batch, seq, seq, bounds)
+    mask = (rows, batch, 1, 1)  # one column, causal
+    prepare = bench.call("e5_attention_bounds", *mask, batch, seq, seq, bounds)
     prepare()
     out, grads = torch.empty_like(query), [torch.empty_like(one) for one in inputs]
     sums, products = (bench.empty(batch, heads, seq, dtype=torch.float32) for _ in range(2))
     sizes = (batch, seq, seq, heads, kv_heads, head_dim, head_dim**-0.5)
-    forward = bench.call("e5_attention_forward", *inputs, rows, 1, bounds, *sizes, out, sums)
-    backward = bench.call("e5_attention_backward", *inputs, out, grad, sums, rows, 1, bounds, *sizes, products, *grads)
+    forward = bench.call("e5_attention_forward", *inputs, *mask, bounds, *sizes, out, sums)
+    backward = bench.call("e5_attention_backward", *inputs, out, grad, sums, *mask, bounds, *sizes, products, *grads)
     forward()
     turned = [one.transpose(1, 2) for one in inputs]
     others: dict[str, Callable] = {}

@@ -8,42 +8,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from custom_ops.capi_memory import DTYPES, Buffer, Device, rounded
-
-TOLERANCES = {"float32": 2e-6, "float16": 1e-3, "bfloat16": 6e-3}  # rounding of one output and of float32 sums
-PRODUCTS = 1.2e-2  # chains of products whose middle is kept in bfloat16
-IGNORED = -100
-
-
-def close(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str, least: float = 0.0) -> None:
-    """least: values whose root mean square is below it are measured against it, as where large terms cancel."""
-    assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
-    assert np.isfinite(found).all(), f"{what}: {np.count_nonzero(~np.isfinite(found))} values are not finite"
-    if not expected.size:
-        return
-    error = found - expected
-    norm, size = np.linalg.norm(error), max(np.linalg.norm(expected), least * expected.size**0.5, 1e-30)
-    assert norm <= tolerance * size, f"{what}: error {norm / size:.2e} of the norm, at most {tolerance}"
-    largest, scale = np.abs(error).max(), max(np.abs(expected).max(), least, 1e-30)
-    assert largest <= 8 * tolerance * scale, f"{what}: largest error {largest:.2e}, largest value {scale:.2e}"
-
-
-def same(found: np.ndarray, expected: np.ndarray, what: str) -> None:
-    assert (found == expected).all(), f"{what}: {np.count_nonzero(found != expected)} of {found.size} values differ"
-
-
-class Inputs:
-    """Random values of one seed, rounded to the dtype, with their copy on the device."""
-
-    def __init__(self, device: Device, dtype: str, seed: int):
-        self.device, self.dtype, self.random = device, dtype, np.random.default_rng(seed)
-
-    def normal(self, *shape: int, dtype: str = "", scale: float = 1.0) -> tuple[np.ndarray, Buffer]:
-        return self.of(self.random.normal(0, scale, shape), dtype)
-
-    def of(self, values: np.ndarray, dtype: str = "") -> tuple[np.ndarray, Buffer]:
-        values = rounded(values, dtype or self.dtype)
-        return values, self.device.array(values, dtype or self.dtype)
+from custom_ops.capi_inputs import (
+    IGNORED,
+    PRODUCTS,
+    TOLERANCES,
+    Inputs,
+    Sorted,
+    close,
+    code_of,
+    mask_columns,
+    routing,
+    same,
+)
+from custom_ops.capi_memory import DTYPES, Device, rounded
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
@@ -51,7 +28,7 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 
 
 def check_rms_norm(device: Device, rows: int, hidden: int, dtype: str, add: bool) -> None:
-    inputs, code, epsilon = Inputs(device, dtype, rows + hidden), _code(dtype), 1e-5
+    inputs, code, epsilon = Inputs(device, dtype, rows + hidden), code_of(dtype), 1e-5
     (x, x_), (residual, residual_) = inputs.normal(rows, hidden), inputs.normal(rows, hidden)
     (weight, weight_), (grad, grad_) = inputs.normal(hidden), inputs.normal(rows, hidden)
     total_, y_, inverse_ = (
@@ -103,25 +80,27 @@ def check_rms_norm(device: Device, rows: int, hidden: int, dtype: str, add: bool
 
 
 def check_swiglu(device: Device, count: int, ffn: int, dtype: str, weighted: bool) -> None:
-    inputs, code = Inputs(device, dtype, count + ffn), _code(dtype)
+    inputs, code = Inputs(device, dtype, count + ffn), code_of(dtype)
     (rows, rows_), (grad, grad_) = inputs.normal(count, 2 * ffn, scale=2), inputs.normal(count, ffn)
     weights, weights_ = inputs.normal(count, dtype="float32")
     if not weighted:
         weights, weights_ = np.ones(count), None
-    y, grad_rows, grad_weights = (
-        device.empty(count, ffn, dtype=dtype),
-        device.empty(count, 2 * ffn, dtype=dtype),
-        device.empty(count),
-    )
-    device.run("e5_swiglu_forward", code, rows_, weights_, count, ffn, y)
-    device.run(
-        "e5_swiglu_backward", code, rows_, weights_, grad_, count, ffn, grad_rows, grad_weights if weighted else None
-    )
     expected, expected_rows, expected_weights = _swiglu(rows, weights, grad)
-    close(y.numpy(), expected, TOLERANCES[dtype], "y")
-    close(grad_rows.numpy(), expected_rows, TOLERANCES[dtype], "gradient of the rows")
-    if weighted:
-        close(grad_weights.numpy(), expected_weights, 1e-5, "gradient of the weights")
+    halves = [device.array(one, dtype) for one in np.split(rows, 2, -1)]
+    for packed in (True, False):
+        gate_up = (rows_, rows_.at(ffn)) if packed else halves
+        y, grad_rows = device.empty(count, ffn, dtype=dtype), device.empty(count, 2 * ffn, dtype=dtype)
+        grad_halves, grad_weights = [device.empty(count, ffn, dtype=dtype) for _ in range(2)], device.empty(count)
+        grads = (grad_rows, grad_rows.at(ffn)) if packed else grad_halves
+        stride = 2 * ffn if packed else ffn
+        device.run("e5_swiglu_forward", code, *gate_up, weights_, count, ffn, stride, y)
+        last = grad_weights if weighted else None
+        device.run("e5_swiglu_backward", code, *gate_up, weights_, grad_, count, ffn, stride, *grads, last)
+        close(y.numpy(), expected, TOLERANCES[dtype], "y")
+        found = grad_rows.numpy() if packed else np.concatenate([one.numpy() for one in grad_halves], -1)
+        close(found, expected_rows, TOLERANCES[dtype], "gradient of the rows")
+        if weighted:
+            close(grad_weights.numpy(), expected_weights, 1e-5, "gradient of the weights")
 
 
 def _swiglu(rows, weights, grad):
@@ -135,7 +114,7 @@ def _swiglu(rows, weights, grad):
 
 
 def check_uni_rope(device: Device, tokens: int, heads: int, pairs: int, dtype: str) -> None:
-    inputs, code = Inputs(device, dtype, tokens + heads + pairs), _code(dtype)
+    inputs, code = Inputs(device, dtype, tokens + heads + pairs), code_of(dtype)
     positions, positions_ = inputs.of(inputs.random.integers(0, 5000, [tokens, 3]).astype(float), "float32")
     axes = np.arange(pairs) % 3
     frequency, frequency_ = inputs.of(10000.0 ** (-np.arange(pairs) / pairs), "float32")
@@ -147,10 +126,11 @@ def check_uni_rope(device: Device, tokens: int, heads: int, pairs: int, dtype: s
 
     states, states_ = inputs.normal(tokens, heads, 2 * pairs)
     first, second = np.split(states, 2, -1)
-    for backward in (0, 1):
-        cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None] * (-1 if backward else 1)
+    for backward, rows in ((0, tokens), (1, tokens), (0, 1)):  # the last: one row of angles serves all
+        turn = np.resize(angles[:rows], angles.shape)[:, None]
+        cos, sin = np.cos(turn), np.sin(turn) * (-1 if backward else 1)
         out = device.empty(tokens, heads, 2 * pairs, dtype=dtype)
-        device.run("e5_uni_rope", code, states_, cos_, sin_, tokens, heads, pairs, backward, out)
+        device.run("e5_uni_rope", code, states_, cos_, sin_, tokens, rows, heads, pairs, backward, out)
         expected = np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
         close(out.numpy(), expected, TOLERANCES[dtype], "turned back" if backward else "turned")
 
@@ -167,10 +147,9 @@ def check_router(device: Device, tokens: int, experts: int, top_k: int, score: s
     mask[inputs.random.permutation(experts)[:removed]] = -np.inf
     mask_, softmax = device.array(mask, "float32"), int(score == "softmax")
     ids_, weights_ = device.empty(tokens, top_k, dtype="int64"), device.empty(tokens, top_k)
-    counts_ = device.empty(experts, dtype="int64")
-    device.run(
-        "e5_router_forward", logits_, bias_, mask_, tokens, experts, top_k, softmax, scaling, ids_, weights_, counts_
-    )
+    totals_, counts_ = device.empty(tokens), device.empty(experts, dtype="int64")
+    sizes, found = (tokens, experts, top_k, softmax, scaling), (ids_, weights_, totals_, counts_)
+    device.run("e5_router_forward", logits_, bias_, mask_, *sizes, *found)
 
     masked = logits + mask
     scores = sigmoid(masked)
@@ -189,6 +168,7 @@ def check_router(device: Device, tokens: int, experts: int, top_k: int, score: s
     chosen = np.take_along_axis(scores, ids, -1)
     total = chosen.sum(-1, keepdims=True)
     close(weights_.numpy(), chosen / total * scaling, 1e-5, "weights")
+    close(totals_.numpy(), total[:, 0], 1e-5, "sums of the chosen scores")
 
     grad, grad_ = inputs.normal(tokens, top_k)
     grad_logits_ = device.empty(tokens, experts)
@@ -207,41 +187,6 @@ def check_router(device: Device, tokens: int, experts: int, top_k: int, score: s
     assert (error <= 1e-5 * (terms + scores * terms.sum(-1, keepdims=True)) + 1e-12).all(), "gradient of the logits"
 
 
-def routing(random, tokens: int, experts: int, top_k: int, kind: str) -> np.ndarray:
-    """Distinct experts for each token, int64 [tokens, top_k]; kind `one`: as many tokens as can be go to the same."""
-    if kind == "one":
-        return np.tile(np.arange(top_k), (tokens, 1)).astype(np.int64)
-    keys = random.random([tokens, experts])
-    if kind == "skewed":
-        keys /= 1 + np.arange(experts)[::-1]
-    return np.argsort(keys, -1)[:, :top_k].astype(np.int64)
-
-
-class Sorted:
-    """What sort_by_expert made of ids [tokens, top_k], on the device and here."""
-
-    def __init__(self, device: Device, ids: np.ndarray, experts: int, alignment: int = 1):
-        slots = ids.size
-        self.num_rows = slots + experts * (alignment - 1)
-        self.row_ids_, self.slot_ids_ = device.empty(slots, dtype="int64"), device.empty(self.num_rows, dtype="int64")
-        self.counts_, self.offsets_ = device.empty(experts, dtype="int64"), device.empty(experts + 1, dtype="int64")
-        workspace = device.empty(device.size("e5_sort_workspace", slots, experts) // 4, dtype="int32")
-        device.run(
-            "e5_sort_by_expert",
-            device.array(ids, "int64"),
-            slots,
-            experts,
-            alignment,
-            self.num_rows,
-            self.row_ids_,
-            self.slot_ids_,
-            self.counts_,
-            self.offsets_,
-            workspace,
-        )
-        self.row_ids = self.row_ids_.numpy().reshape(ids.shape)
-
-
 def check_sort(device: Device, tokens: int, experts: int, top_k: int, kind: str, alignment: int) -> None:
     ids = routing(np.random.default_rng(tokens), tokens, experts, top_k, kind)
     found = Sorted(device, ids, experts, alignment)
@@ -254,11 +199,12 @@ def check_sort(device: Device, tokens: int, experts: int, top_k: int, kind: str,
     same(found.counts_.numpy(), counts, "counts")
     same(found.offsets_.numpy(), offsets, "offsets")
     same(found.slot_ids_.numpy(), slots, "slot of each row")
+    same(found.token_ids_.numpy(), np.where(slots < 0, -1, slots // top_k), "token of each row")
     same(found.slot_ids_.numpy()[found.row_ids.ravel()], np.arange(ids.size), "row of each slot")
 
 
 def check_moves(device: Device, tokens: int, experts: int, top_k: int, hidden: int, kind: str, dtype: str) -> None:
-    inputs, code = Inputs(device, dtype, tokens + hidden), _code(dtype)
+    inputs, code = Inputs(device, dtype, tokens + hidden), code_of(dtype)
     ids = routing(inputs.random, tokens, experts, top_k, kind)
     place = Sorted(device, ids, experts)
     (x, x_), (rows, rows_) = inputs.normal(tokens, hidden), inputs.normal(ids.size, hidden)
@@ -293,7 +239,7 @@ def check_moves(device: Device, tokens: int, experts: int, top_k: int, hidden: i
 
 
 def check_cross_entropy(device: Device, rows: int, vocab: int, chunk: int, dtype: str) -> None:
-    inputs, code = Inputs(device, dtype, rows + vocab), _code(dtype)
+    inputs, code = Inputs(device, dtype, rows + vocab), code_of(dtype)
     logits = rounded(inputs.random.normal(0, 3, [rows, vocab]), dtype)
     logits[:1, : chunk // 2] = -np.inf  # a forbidden half of a chunk
     labels = inputs.random.integers(chunk // 2 if rows == 1 else 0, vocab, rows)
@@ -335,58 +281,28 @@ def check_cross_entropy(device: Device, rows: int, vocab: int, chunk: int, dtype
     close(np.concatenate(found, -1), expected, max(TOLERANCES[dtype], 2e-5), "gradient of the logits")
 
 
-def check_bitwise_cross_entropy(device: Device, rows: int, bits: int, dtype: str) -> None:
-    inputs, code = Inputs(device, dtype, rows + bits), _code(dtype)
-    (logits, logits_), (targets, targets_) = (
-        inputs.normal(rows, bits, scale=4),
-        inputs.of(inputs.random.integers(0, 2, [rows, bits])),
-    )
-    grad, grad_ = inputs.normal(rows, dtype="float32")
-    loss_, grad_logits_ = device.empty(rows), device.empty(rows, bits, dtype=dtype)
-    device.run("e5_bitwise_cross_entropy_forward", code, logits_, targets_, rows, bits, loss_)
-    device.run("e5_bitwise_cross_entropy_backward", code, logits_, targets_, grad_, rows, bits, grad_logits_)
-    close(loss_.numpy(), (np.logaddexp(0, logits) - logits * targets).mean(-1), 5e-6, "loss")
-    expected = (sigmoid(logits) - targets) / bits * grad[:, None]
-    close(grad_logits_.numpy(), expected, max(TOLERANCES[dtype], 1e-5), "gradient of the logits")
+def check_bitwise_cross_entropy(device: Device, rows: int, bits: int, stride: int, dtype: str) -> None:
+    inputs, code = Inputs(device, dtype, rows + bits), code_of(dtype)
+    logits, logits_ = inputs.normal(rows, stride, scale=4)
+    targets, targets_ = inputs.of(inputs.random.integers(0, 2, [rows, bits]), "float32")
+    weights, weights_ = inputs.normal(rows, dtype="float32")
+    x = logits[:, :bits]
+    expected = np.zeros([rows, stride])
+    expected[:, :bits] = (sigmoid(x) - targets) / bits * weights[:, None]
+    for grad_ in (device.empty(rows, stride, dtype=dtype), None):
+        loss_ = device.empty(rows)
+        device.run("e5_bitwise_cross_entropy", code, logits_, targets_, weights_, rows, bits, stride, loss_, grad_)
+        close(loss_.numpy(), (np.logaddexp(0, x) - x * targets).mean(-1) * weights, 5e-6, "losses")
+        if grad_:
+            close(grad_.numpy(), expected, max(TOLERANCES[dtype], 1e-5), "gradient of the logits")
 
 
-def mask_columns(random, batch: int, queries: int, keys: int, kind: str) -> tuple[np.ndarray | None, int, np.ndarray]:
-    """(mask_rows int32 [batch, keys, columns] or None, columns, visible bool [batch, queries, keys])."""
-    query, key = np.arange(queries)[:, None], np.arange(keys)[None]
-    causal = np.broadcast_to(query >= key - (keys - queries), [batch, queries, keys])
-    if kind == "full":
-        return None, 0, np.ones([batch, queries, keys], bool)
-    if kind == "causal":
-        return None, 1, causal
-    ends = np.empty([batch, keys], np.int64)  # of each key's document
-    starts = np.empty([batch, keys], np.int64)
-    for one in range(batch):
-        cuts = np.sort(random.choice(np.arange(1, keys), min(4, keys - 1), replace=False))
-        edges = np.concatenate([[0], cuts, [keys]])
-        document = np.searchsorted(edges, np.arange(keys), "right") - 1
-        starts[one], ends[one] = edges[document], edges[document + 1]
-    if kind == "documents":  # one column: causal within documents
-        return ends[..., None].astype(np.int32), 1, causal & (query < ends[:, None])
-    if kind == "blocks":  # two columns: documents that see all of themselves
-        rows = np.stack([ends, starts], -1).astype(np.int32)
-    elif kind == "blind":  # two columns: some queries see nothing at all
-        rows = np.stack(
-            [np.minimum(ends, queries // 3), np.minimum(np.arange(keys), queries // 4)[None].repeat(batch, 0)], -1
-        )
-    elif kind == "holes":  # four columns: each key is hidden from two random ranges
-        rows = np.sort(random.integers(0, queries + 1, [batch, keys, 4]), -1)
-    else:
-        raise ValueError(kind)
-    return rows.astype(np.int32), rows.shape[-1], _visible(rows, query)
-
-
-def _visible(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """The definition in ernie5/ops/attention.py."""
-    first, second = rows[:, None, :, 0], rows[:, None, :, 1]
-    if rows.shape[-1] == 2:
-        return (query < first) & (query >= second)
-    third, fourth = rows[:, None, :, 2], rows[:, None, :, 3]
-    return ~(((query >= first) & (query < second)) | ((query >= third) & (query < fourth)))
+def check_scale(device: Device, count: int, dtype: str) -> None:
+    inputs = Inputs(device, dtype, count)
+    (values, values_), (factor, factor_) = inputs.normal(count), inputs.normal(1, dtype="float32")
+    out = device.empty(count, dtype=dtype)
+    device.run("e5_scale", code_of(dtype), values_, factor_, count, out)
+    close(out.numpy(), values * factor, TOLERANCES[dtype], "scaled")
 
 
 def check_attention(
@@ -395,13 +311,13 @@ def check_attention(
     inputs, scale = Inputs(device, "bfloat16", queries + keys + heads), head_dim**-0.5
     (query, query_), (grad, grad_) = (inputs.normal(batch, queries, heads, head_dim) for _ in range(2))
     (key, key_), (value, value_) = (inputs.normal(batch, keys, kv_heads, head_dim) for _ in range(2))
-    rows, columns, visible = mask_columns(inputs.random, batch, queries, keys, kind)
-    rows_ = None if rows is None else device.array(rows, "int32")
+    columns, causal, visible = mask_columns(inputs.random, batch, queries, keys, kind)
+    mask = (device.array(columns, "int32"), columns.shape[0], columns.shape[2], int(causal))
     bounds = device.empty(device.size("e5_attention_bounds_size", batch, keys) // 4, dtype="int32")
-    device.run("e5_attention_bounds", rows_, columns, batch, queries, keys, bounds)
+    device.run("e5_attention_bounds", *mask, batch, queries, keys, bounds)
     out_, sums_ = device.empty(*query.shape, dtype="bfloat16"), device.empty(batch, heads, queries)
     sizes = (batch, queries, keys, heads, kv_heads, head_dim, scale)
-    device.run("e5_attention_forward", query_, key_, value_, rows_, columns, bounds, *sizes, out_, sums_)
+    device.run("e5_attention_forward", query_, key_, value_, *mask, bounds, *sizes, out_, sums_)
 
     spread = [np.repeat(one, heads // kv_heads, 2).transpose(0, 2, 1, 3) for one in (key, value)]
     scores = np.einsum("bqhd,bhkd->bhqk", query, spread[0]) * scale
@@ -427,8 +343,7 @@ def check_attention(
         out_,
         grad_,
         sums_,
-        rows_,
-        columns,
+        *mask,
         bounds,
         *sizes,
         products,
@@ -512,10 +427,6 @@ def check_expert_ffn(device: Device, tokens: int, experts: int, top_k: int, hidd
         close(one.numpy(), other, PRODUCTS, name)
 
 
-def _code(dtype: str) -> int:
-    return DTYPES[dtype]
-
-
 def _cases() -> list[tuple[str, Callable[[Device], None]]]:
     found = []
 
@@ -541,8 +452,10 @@ def _cases() -> list[tuple[str, Callable[[Device], None]]]:
             add(check_moves, tokens=tokens, experts=experts, top_k=top_k, hidden=hidden, kind=kind, dtype=dtype)
         for rows, vocab, chunk in ((0, 8, 8), (1, 37, 16), (7, 5000, 2048), (4, 4096, 4096)):
             add(check_cross_entropy, rows=rows, vocab=vocab, chunk=chunk, dtype=dtype)
-        for rows, bits in ((0, 8), (1, 1), (67, 19), (40, 32)):
-            add(check_bitwise_cross_entropy, rows=rows, bits=bits, dtype=dtype)
+        for rows, bits, stride in ((0, 8, 8), (1, 1, 1), (67, 19, 19), (67, 19, 32), (40, 32, 32)):
+            add(check_bitwise_cross_entropy, rows=rows, bits=bits, stride=stride, dtype=dtype)
+        for count in (0, 1, 37, 4096):
+            add(check_scale, count=count, dtype=dtype)
     for score in ("softmax", "sigmoid"):
         for tokens, experts, top_k, ties, removed in (
             (0, 8, 2, False, 0),
@@ -571,6 +484,9 @@ def _cases() -> list[tuple[str, Callable[[Device], None]]]:
         (1, 200, 200, 2, 2, 128, "causal"),
         (2, 190, 190, 4, 2, 64, "documents"),
         (1, 300, 300, 2, 1, 64, "blocks"),
+        (2, 150, 190, 2, 1, 64, "shared"),
+        (2, 190, 190, 2, 1, 64, "gaps"),
+        (1, 100, 100, 2, 1, 64, "beyond"),
         (2, 130, 130, 2, 1, 128, "holes"),
         (1, 170, 170, 2, 1, 128, "blind"),
         (1, 70, 150, 2, 1, 64, "causal"),

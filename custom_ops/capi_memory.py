@@ -28,6 +28,13 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.asarray(values).astype(dtype).astype(np.float64)
 
 
+class Address:
+    """A place within a buffer, as an argument."""
+
+    def __init__(self, pointer: int):
+        self.pointer = pointer
+
+
 class Buffer:
     """An array in a device's memory. What nobody has written reads as NaN or -1."""
 
@@ -42,6 +49,10 @@ class Buffer:
             content[GUARD : GUARD + self._bytes] = np.frombuffer(stored.tobytes(), np.uint8)
         self._memory, start = device.take(content)
         self.pointer = start + GUARD
+
+    def at(self, place: int) -> "Address":
+        """The address of the element at `place` of the flat array."""
+        return Address(self.pointer + place * self._stored.itemsize)
 
     def numpy(self) -> np.ndarray:
         """What is there now: float64 for floats, else the dtype itself. A kernel that wrote beyond it fails here."""
@@ -77,14 +88,14 @@ class Device:
         called.restype = ctypes.c_int64
         return called(*(ctypes.c_int64(argument) for argument in arguments))
 
-    def run(self, function: str, *arguments: Buffer | int | float | None) -> None:
+    def run(self, function: str, *arguments: Address | Buffer | int | float | None) -> None:
         """Runs it to its end. A float goes as a double, an integer as an int64, None as a null pointer."""
         code = self.launch(function, *arguments)
         if self._torch:
             self._torch.cuda.synchronize()
         assert code == 0, f"{function}: CUDA error {code}"
 
-    def launch(self, function: str, *arguments: Buffer | int | float | None) -> int:
+    def launch(self, function: str, *arguments: Address | Buffer | int | float | None) -> int:
         """Starts it; returns the CUDA error."""
         stream = self._torch.cuda.current_stream().cuda_stream if self._torch else 0
         return getattr(self.library, function)(*map(_as_c, arguments), ctypes.c_void_p(stream))
@@ -103,7 +114,7 @@ class Device:
         return memory.cpu().numpy() if self._torch else memory
 
 
-def _as_c(argument: Buffer | int | float | None):
-    if argument is None or isinstance(argument, Buffer):
+def _as_c(argument: Address | Buffer | int | float | None):
+    if argument is None or isinstance(argument, (Address, Buffer)):
         return ctypes.c_void_p(argument.pointer if argument else None)
     return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_int64(argument)

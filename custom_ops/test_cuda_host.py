@@ -76,13 +76,19 @@ def test_the_same_routing_gives_the_same_bits(emulated, monkeypatch):
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        ("e5_swiglu_forward", (7, None, None, 1, 8, None)),  # no such dtype
-        ("e5_router_forward", (None, None, None, 1, 8, 9, 1, 1.0, None, None, None)),  # more chosen than there are
-        ("e5_sort_by_expert", (None, 8, 2000, 1, 8, None, None, None, None, None)),  # too many experts
-        ("e5_sort_by_expert", (None, 8, 4, 16, 8, None, None, None, None, None)),  # no room for the alignment
+        ("e5_swiglu_forward", (7, None, None, None, 1, 8, 8, None)),  # no such dtype
+        ("e5_router_forward", (None, None, None, 1, 8, 9, 1, 1.0, None, None, None, None)),  # more than there are
+        ("e5_sort_by_expert", (None, 8, 1, 2000, 1, 8, *[None] * 6)),  # too many experts
+        ("e5_sort_by_expert", (None, 8, 1, 4, 16, 8, *[None] * 6)),  # no room for the alignment
         ("e5_grouped_product", (0, None, None, None, None, 4, 0, 12, 8, None)),  # depth no multiple of 8
-        ("e5_attention_forward", (None, None, None, None, 2, None, 1, 1, 1, 1, 1, 64, 1.0, None, None)),  # no columns
-        ("e5_attention_forward", (None, None, None, None, 0, None, 1, 1, 1, 1, 1, 96, 1.0, None, None)),  # head_dim
+        (
+            "e5_attention_forward",
+            (None, None, None, None, 1, 2, 0, None, 1, 1, 1, 1, 1, 64, 1.0, None, None),
+        ),  # null
+        (
+            "e5_attention_forward",
+            (None, None, None, None, 1, 0, 1, None, 1, 1, 1, 1, 1, 96, 1.0, None, None),
+        ),  # head_dim
     ],
 )
 def test_what_a_kernel_cannot_do_it_refuses(emulated, function, arguments):
@@ -119,10 +125,10 @@ def test_nvcc_has_no_warnings(compiled):
 @pytest.mark.slow
 def test_a_launch_without_a_gpu_returns_an_error(compiled):
     device, _ = compiled
-    assert device.library.e5_abi_version() == 1
+    assert device.library.e5_abi_version() == 2
     values = device.array(np.ones([4, 16]), "float32")
     out = device.empty(4, 8)
-    code = device.launch("e5_swiglu_forward", 0, values, None, 4, 8, out)
+    code = device.launch("e5_swiglu_forward", 0, values, values.at(8), None, 4, 8, 16, out)
     if code == 0:
         pytest.skip("there is a GPU here")
     assert code in CUDA_ERRORS_WITHOUT_A_GPU

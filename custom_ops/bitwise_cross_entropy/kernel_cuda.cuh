@@ -1,5 +1,6 @@
-// Mean cross-entropy of a token's bits, in nats a bit: mean of max(x, 0) - x * target + log(1 + exp(-|x|)). T is float,
-// fp16 or bf16. Tokens have few bits (tens), so eight lanes take a row.
+// Mean cross-entropy of a token's bits, in nats a bit: mean of max(x, 0) - x * target + log(1 + exp(-|x|)), times the row's
+// weight, and its gradient from the same numbers. T is float, fp16 or bf16. Tokens have few bits (tens), so eight lanes
+// take a row.
 #pragma once
 #include "common/cuda.cuh"
 
@@ -7,46 +8,38 @@ namespace ernie5::cuda {
 
 constexpr int kBitLanes = 8, kBitRows = 256 / kBitLanes;
 
-// logits and targets [rows, bits] -> loss float [rows].
 template <typename T>
 __global__ void __launch_bounds__(256)
-    bitwise_forward_kernel(const T* logits, const T* targets, int64_t rows, int bits, float* loss) {
+    bitwise_cross_entropy_kernel(const T* logits, const float* targets, const float* row_weights, int64_t rows,
+                                 int bits, int64_t stride, float* losses, T* grad) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kBitRows + threadIdx.x / kBitLanes;
   float total = 0;
-  if (row < rows)
+  if (row < rows) {
+    const float share = row_weights[row] / bits;
     for (int bit = threadIdx.x % kBitLanes; bit < bits; bit += kBitLanes) {
-      const float x = to_float(logits[row * bits + bit]), target = to_float(targets[row * bits + bit]);
-      total += fmaxf(x, 0.0f) - x * target + log1pf(__expf(-fabsf(x)));
+      const float x = to_float(logits[row * stride + bit]), target = targets[row * bits + bit];
+      const float decay = __expf(-fabsf(x));
+      total += (fmaxf(x, 0.0f) - x * target + log1pf(decay)) * share;
+      const float sigmoid = (x < 0 ? decay : 1.0f) / (1.0f + decay);
+      if (grad) grad[row * stride + bit] = from_float<T>((sigmoid - target) * share);
     }
+    if (grad)
+      for (int64_t bit = bits + threadIdx.x % kBitLanes; bit < stride; bit += kBitLanes)
+        grad[row * stride + bit] = from_float<T>(0.0f);
+  }
   total = warp_reduce(total, Sum(), kBitLanes);
-  if (row < rows && threadIdx.x % kBitLanes == 0) loss[row] = total / bits;
+  if (row < rows && threadIdx.x % kBitLanes == 0) losses[row] = total;
 }
 
-// grad_logits = (sigmoid(x) - target) / bits * grad_loss[row]; it may overwrite the logits.
+// logits and grad (or null) [rows, stride], of which the first `bits` of a row count; targets float [rows, bits];
+// row_weights float [rows] -> losses float [rows], row_weights * mean; grad: of their sum.
 template <typename T>
-__global__ void __launch_bounds__(256)
-    bitwise_backward_kernel(const T* logits, const T* targets, const float* grad_loss, int64_t total, int bits,
-                            T* grad_logits) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (index >= total) return;
-  const float share = 1.0f / (1.0f + __expf(-to_float(logits[index])));
-  grad_logits[index] = from_float<T>((share - to_float(targets[index])) / bits * grad_loss[index / bits]);
-}
-
-template <typename T>
-cudaError_t bitwise_cross_entropy_forward(const T* logits, const T* targets, int64_t rows, int64_t bits, float* loss,
-                                          cudaStream_t stream) {
+cudaError_t bitwise_cross_entropy(const T* logits, const float* targets, const float* row_weights, int64_t rows,
+                                  int64_t bits, int64_t stride, float* losses, T* grad, cudaStream_t stream) {
+  if (bits < 1 || bits > stride) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  return launch(bitwise_forward_kernel<T>, static_cast<unsigned>(ceil_div<int64_t>(rows, kBitRows)), 256, 0, stream,
-                logits, targets, rows, bits, loss);
-}
-
-template <typename T>
-cudaError_t bitwise_cross_entropy_backward(const T* logits, const T* targets, const float* grad_loss, int64_t rows,
-                                           int64_t bits, T* grad_logits, cudaStream_t stream) {
-  if (rows * bits == 0) return cudaSuccess;
-  return launch(bitwise_backward_kernel<T>, static_cast<unsigned>(ceil_div<int64_t>(rows * bits, 256)), 256, 0, stream,
-                logits, targets, grad_loss, rows * bits, bits, grad_logits);
+  return launch(bitwise_cross_entropy_kernel<T>, static_cast<unsigned>(ceil_div<int64_t>(rows, kBitRows)), 256, 0,
+                stream, logits, targets, row_weights, rows, bits, stride, losses, grad);
 }
 
 }  // namespace ernie5::cuda

@@ -45,6 +45,7 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 using cudaStream_t = void*;
 using cudaError_t = int;
 enum : int { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+inline const char* cudaGetErrorString(cudaError_t code) { return code ? "invalid argument" : "no error"; }
 
 using __nv_bfloat16 = ernie5::bfloat16;
 using __half = _Float16;

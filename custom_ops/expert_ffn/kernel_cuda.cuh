@@ -320,8 +320,9 @@ inline cudaError_t expert_ffn_backward(const bf16* rows, const float* row_weight
     error = grouped_product<Product::kRowsTransposed>(grad_out, down_proj, grad_activations,
                                                       shape.product(0, shape.hidden, shape.ffn), stream);
     if (error == cudaSuccess)
-      error = swiglu_backward<bf16>(inner, row_weights, grad_activations, shape.slots, shape.ffn, grad_inner,
-                                    grad_row_weights, activations, stream);
+      error = swiglu_backward<bf16>(inner, inner + shape.ffn, row_weights, grad_activations, shape.slots, shape.ffn,
+                                    2 * shape.ffn, grad_inner, grad_inner + shape.ffn, grad_row_weights, activations,
+                                    stream);
     if (error == cudaSuccess && grad_rows)
       error = grouped_product<Product::kRowsTransposed>(grad_inner, gate_up_proj, grad_rows,
                                                         shape.product(0, 2 * shape.ffn, shape.hidden), stream);

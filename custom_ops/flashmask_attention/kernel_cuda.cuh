@@ -21,20 +21,26 @@ constexpr int kBoundsWords = 8;  // lowest first_start, first_end, second_start,
 
 struct AttentionShape {
   int64_t batch, queries, keys, heads, kv_heads;
-  const int* mask_rows;  // int [batch, keys, columns]; may be null where columns is 0 or 1
-  // 0: all is visible. 1: lower_start, and causal, the last query aligned with the last key. 2: lower_start, upper_end.
-  // 4: lower_start, lower_end, upper_start, upper_end.
+  // int [mask_batch (1 or batch), keys, columns]: the queries that a key is hidden from. 1: from lower_start on. 2:
+  // [lower_start, lower_end) if causal, else from lower_start on and before upper_end. 4: [lower_start, lower_end) and
+  // [upper_start, upper_end), not causal. 0: none. Causal hides the keys behind a query too, the last query standing
+  // beside the last key.
+  const int* mask;
+  int64_t mask_batch;
   int columns;
+  bool causal;
   float scale;
 };
 
 // Queries from which a key is hidden: [x, y) and [z, w).
 __host__ __device__ __forceinline__ int4 hidden_queries(const AttentionShape& shape, int64_t batch, int key) {
-  const int* const own = shape.mask_rows ? shape.mask_rows + (batch * shape.keys + key) * shape.columns : nullptr;
+  const int64_t line = (shape.mask_batch == 1 ? 0 : batch) * shape.keys + key;
+  const int* const own = shape.columns ? shape.mask + line * shape.columns : nullptr;
+  const int behind = shape.causal ? key - static_cast<int>(shape.keys - shape.queries) : 0;
   switch (shape.columns) {
-    case 0: return make_int4(0, 0, 0, 0);
-    case 1: return make_int4(own ? own[0] : INT_MAX, INT_MAX, 0, key - static_cast<int>(shape.keys - shape.queries));
-    case 2: return make_int4(own[0], INT_MAX, 0, own[1]);
+    case 0: return make_int4(0, 0, 0, behind);
+    case 1: return make_int4(own[0], INT_MAX, 0, behind);
+    case 2: return shape.causal ? make_int4(own[0], own[1], 0, behind) : make_int4(own[0], INT_MAX, 0, own[1]);
     default: return make_int4(own[0], own[1], own[2], own[3]);
   }
 }
@@ -599,8 +605,10 @@ __global__ void __launch_bounds__(kAttentionThreads)
 }
 
 inline bool is_supported(const AttentionShape& shape) {
-  const bool columns = shape.columns == 0 || shape.columns == 1 || shape.columns == 2 || shape.columns == 4;
-  return columns && (shape.columns < 2 || shape.mask_rows) && shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 &&
+  const bool columns = shape.columns == 0 || shape.columns == 1 || shape.columns == 2 ||
+                       (shape.columns == 4 && !shape.causal);
+  const bool batches = shape.mask_batch == 1 || shape.mask_batch == shape.batch;
+  return columns && batches && (shape.columns == 0 || shape.mask) && shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 &&
          shape.queries < INT_MAX / 2 && shape.keys < INT_MAX / 2;
 }
 

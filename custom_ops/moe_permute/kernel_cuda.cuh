@@ -72,8 +72,8 @@ static __global__ void __launch_bounds__(1024)
 
 // Shared: int [kSortWarps, experts].
 static __global__ void __launch_bounds__(kSortWarps* kWarp)
-    place_slots_kernel(const int64_t* topk_ids, int64_t slots, int experts, const int* chunk_counts,
-                       const int64_t* offsets, int64_t* row_ids, int64_t* slot_ids) {
+    place_slots_kernel(const int64_t* topk_ids, int64_t slots, int top_k, int experts, const int* chunk_counts,
+                       const int64_t* offsets, int64_t* row_ids, int64_t* slot_ids, int64_t* token_ids) {
   int* const counts = reinterpret_cast<int*>(shared_memory());
   for (int i = threadIdx.x; i < kSortWarps * experts; i += blockDim.x) counts[i] = 0;
   __syncthreads();
@@ -103,20 +103,24 @@ static __global__ void __launch_bounds__(kSortWarps* kWarp)
     const int64_t row = offsets[expert[turn]] + counts[warp * experts + expert[turn]] + rank[turn];
     row_ids[slot] = row;
     slot_ids[row] = slot;
+    token_ids[row] = slot / top_k;
   }
 }
 
 // topk_ids int64 [tokens, top_k] (slots = tokens * top_k) -> row_ids int64 [slots]: the row of each slot; slot_ids
-// int64 [rows]: the slot of each row, -1 where only alignment made one; tokens_per_expert int64 [experts]; offsets
-// int64 [experts + 1]. rows: at least slots + experts * (alignment - 1). workspace: int [sort_chunks(slots), experts].
-inline cudaError_t sort_by_expert(const int64_t* topk_ids, int64_t slots, int64_t experts, int64_t alignment,
-                                  int64_t rows, int64_t* row_ids, int64_t* slot_ids, int64_t* tokens_per_expert,
-                                  int64_t* offsets, int* workspace, cudaStream_t stream) {
-  if (experts < 1 || experts > kSortMaxExperts || alignment < 1) return cudaErrorInvalidValue;
+// and token_ids int64 [rows]: the slot and the token of each row, -1 where only alignment made one; tokens_per_expert
+// int64 [experts]; offsets int64 [experts + 1]. rows: at least slots + experts * (alignment - 1). workspace: int
+// [sort_chunks(slots), experts]. That every id is one of the experts is the caller's to know: looking would wait.
+inline cudaError_t sort_by_expert(const int64_t* topk_ids, int64_t slots, int64_t top_k, int64_t experts,
+                                  int64_t alignment, int64_t rows, int64_t* row_ids, int64_t* slot_ids,
+                                  int64_t* token_ids, int64_t* tokens_per_expert, int64_t* offsets, int* workspace,
+                                  cudaStream_t stream) {
+  if (top_k < 1 || experts < 1 || experts > kSortMaxExperts || alignment < 1) return cudaErrorInvalidValue;
   if (rows < slots + (alignment > 1 ? experts * (alignment - 1) : 0)) return cudaErrorInvalidValue;
   const auto chunks = static_cast<unsigned>(sort_chunks(slots));
   cudaError_t error = cudaSuccess;
   if (alignment > 1) error = cudaMemsetAsync(slot_ids, 0xff, rows * sizeof(int64_t), stream);
+  if (alignment > 1 && error == cudaSuccess) error = cudaMemsetAsync(token_ids, 0xff, rows * sizeof(int64_t), stream);
   if (error == cudaSuccess)
     error = launch(count_experts_kernel, chunks, kSortWarps * kWarp, 0, stream, topk_ids, slots, experts, workspace);
   if (error == cudaSuccess)
@@ -124,7 +128,7 @@ inline cudaError_t sort_by_expert(const int64_t* topk_ids, int64_t slots, int64_
                    offsets);
   if (error != cudaSuccess || slots == 0) return error;
   return launch(place_slots_kernel, chunks, kSortWarps * kWarp, kSortWarps * experts * sizeof(int), stream, topk_ids,
-                slots, experts, workspace, offsets, row_ids, slot_ids);
+                slots, top_k, experts, workspace, offsets, row_ids, slot_ids, token_ids);
 }
 
 // A block's x is a token, its y a share of the columns: 128 packs. rows [.., hidden] at row_ids[token, choice] =

@@ -41,7 +41,7 @@ __device__ __forceinline__ void router_scores(const float* logits, const float* 
 template <int kPerLane>
 __global__ void __launch_bounds__(kRouterWarps* kWarp)
     router_forward_kernel(const float* logits, const float* bias, const float* mask, int64_t tokens, int experts,
-                          int top_k, bool softmax, float scaling, int64_t* topk_ids, float* topk_weights,
+                          int top_k, bool softmax, float scaling, int64_t* topk_ids, float* topk_weights, float* totals,
                           unsigned long long* tokens_per_expert) {
   __shared__ int counts[kRouterMaxExperts];
   for (int expert = threadIdx.x; expert < experts; expert += blockDim.x) counts[expert] = 0;
@@ -103,6 +103,7 @@ __global__ void __launch_bounds__(kRouterWarps* kWarp)
       topk_weights[token * top_k + lane] = my_score / fmaxf(total, kSmallestSum) * scaling;
       atomicAdd(&counts[my_id], 1);
     }
+    if (lane == 0) totals[token] = total;
   }
   __syncthreads();
   for (int expert = threadIdx.x; expert < experts; expert += blockDim.x)
@@ -171,16 +172,18 @@ inline unsigned router_blocks(int64_t tokens) {
 }
 
 // logits float [tokens, experts]; bias, mask float [experts] or null -> topk_ids int64 and topk_weights float [tokens,
-// top_k], tokens_per_expert int64 [experts]. Of equal choices the lowest id comes first.
+// top_k], totals float [tokens] (the sums of the chosen scores), tokens_per_expert int64 [experts]. Of equal choices the
+// lowest id comes first.
 inline cudaError_t router_forward(const float* logits, const float* bias, const float* mask, int64_t tokens,
                                   int64_t experts, int64_t top_k, bool softmax, float scaling, int64_t* topk_ids,
-                                  float* topk_weights, int64_t* tokens_per_expert, cudaStream_t stream) {
+                                  float* topk_weights, float* totals, int64_t* tokens_per_expert,
+                                  cudaStream_t stream) {
   if (experts > kRouterMaxExperts || top_k > kRouterMaxTopK || top_k > experts) return cudaErrorInvalidValue;
   const cudaError_t error = cudaMemsetAsync(tokens_per_expert, 0, experts * sizeof(int64_t), stream);
   if (error != cudaSuccess || tokens == 0) return error;
   return with_router_width(experts, [&](auto slots) {
     return launch(router_forward_kernel<decltype(slots)::value>, router_blocks(tokens), kRouterWarps * kWarp, 0, stream,
-                  logits, bias, mask, tokens, experts, top_k, softmax, scaling, topk_ids, topk_weights,
+                  logits, bias, mask, tokens, experts, top_k, softmax, scaling, topk_ids, topk_weights, totals,
                   reinterpret_cast<unsigned long long*>(tokens_per_expert));
   });
 }

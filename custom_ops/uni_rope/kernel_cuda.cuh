@@ -21,13 +21,15 @@ static __global__ void __launch_bounds__(256)
 }
 
 // states and out [tokens, heads, 2 * pairs] (they may be one): dims (j, j + pairs) of each head turned by sign * angle
-// j of the token. A block takes tokens in turn; a thread's packs of cos and sin serve as many heads as it meets.
+// j of the token; cos and sin [angles, pairs] serve the tokens in turn, angles at a time. A block takes tokens in turn; a thread's packs of cos and sin serve as many heads as it meets.
 template <typename T, int N>
 __global__ void __launch_bounds__(256) uni_rope_kernel(const T* states, const float* cos, const float* sin,
-                                                       int64_t tokens, int heads, int pairs, float sign, T* out) {
+                                                       int64_t tokens, int64_t angles, int heads, int pairs,
+                                                       float sign, T* out) {
   const int packs = pairs / N;
   for (int64_t token = blockIdx.x; token < tokens; token += gridDim.x) {
-    const float *cosines = cos + token * pairs, *sines = sin + token * pairs;
+    const int64_t angle = token % angles;
+    const float *cosines = cos + angle * pairs, *sines = sin + angle * pairs;
     for (int index = threadIdx.x; index < heads * packs; index += 256) {
       const int place = index % packs * N;
       const int64_t start = (token * heads + index / packs) * 2 * pairs + place;
@@ -55,13 +57,13 @@ inline cudaError_t uni_rope_angles(const float* position_ids, const int64_t* axe
 
 // sign 1 turns, -1 turns back: the gradient.
 template <typename T>
-cudaError_t uni_rope(const T* states, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t pairs,
-                     float sign, T* out, cudaStream_t stream) {
+cudaError_t uni_rope(const T* states, const float* cos, const float* sin, int64_t tokens, int64_t angles, int64_t heads,
+                     int64_t pairs, float sign, T* out, cudaStream_t stream) {
   if (tokens * heads * pairs == 0) return cudaSuccess;
   const auto run = [&](auto pack) {
     const auto blocks = static_cast<unsigned>(tokens < 1 << 20 ? tokens : 1 << 20);
-    return launch(uni_rope_kernel<T, decltype(pack)::value>, blocks, 256, 0, stream, states, cos, sin, tokens, heads,
-                  pairs, sign, out);
+    return launch(uni_rope_kernel<T, decltype(pack)::value>, blocks, 256, 0, stream, states, cos, sin, tokens,
+                  angles, heads, pairs, sign, out);
   };
   if (pairs % kVector<T> == 0 && is_aligned(states) && is_aligned(out))
     return run(std::integral_constant<int, kVector<T>>());
