@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from custom_ops.setup import CXX, EMULATION
+
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE / "build" / "libe5_kernels.so"
 
@@ -48,10 +50,7 @@ def cuda_command(output: Path, archs: list[str]) -> list[str]:
 
 
 def emulated_command(output: Path) -> list[str]:
-    # _FORTIFY_SOURCE would take the emulation's jumps between stacks for an attack.
-    flags = ["-x", "c++", "-O2", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"]
-    flags += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DERNIE5_CUDA_EMULATION"]
-    return [*shlex.split(os.environ.get("CXX", "g++")), *flags, f"-I{HERE}", str(HERE / "capi.cu"), "-o", str(output)]
+    return [*CXX, *EMULATION, "-shared", f"-I{HERE}", str(HERE / "capi.cu"), "-o", str(output)]
 
 
 def build(output: Path, archs: list[str] | None = None, emulated: bool = False) -> str:

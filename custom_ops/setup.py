@@ -26,7 +26,12 @@ CXX = shlex.split(os.environ.get("CXX", "g++"))
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 # No -ffast-math: it would let the compiler assume that there are no infinities, which masks are made of.
 OPTIMIZE = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+# PADDLE_NO_PYTHON leaves out pybind, which halves the time that a binding takes to compile.
+BINDING = ["-O1", "-std=c++17", "-fPIC", "-w", "-DPADDLE_NO_PYTHON", "-DPADDLE_WITH_CUSTOM_KERNEL"]
 CUDA_ARCHS = ("80", "90")
+# _FORTIFY_SOURCE would take the emulation's jumps between stacks for an attack.
+EMULATION = ["-x", "c++", "-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
+EMULATION += ["-Wno-unknown-pragmas", "-DERNIE5_CUDA_EMULATION"]
 
 
 class Failure(SystemExit):
@@ -79,16 +84,16 @@ def cpu_flags(march: str) -> list[str]:
     return [flag for macro, flag in known.items() if f"#define {macro} " in macros]
 
 
-def compile_all(build: Path, output: Path) -> dict:
-    """Every kernel and binding into one library; returns what build.json says."""
+def compile_all(build: Path, output: Path, emulate_cuda: bool = False) -> dict:
+    """Every kernel and binding into one library; returns what build.json says.
+
+    emulate_cuda: the bindings call the kernels for GPUs, which run on the CPU: to test them where there is none.
+    """
     paddle = find_paddle()
     version, cuda = paddle_version(paddle)
-    cuda = cuda and any(HERE.glob("*/kernel_cuda.cu"))  # a binding to Paddle, beside the kernels behind capi.cu
     march = os.environ.get("ERNIE5_OPS_MARCH", "native")
     include = [f"-I{HERE}"]
     paddle_include = [f"-I{paddle}/include", f"-I{paddle}/include/third_party"]
-    # PADDLE_NO_PYTHON leaves out pybind, which halves the time that a binding takes to compile.
-    binding = ["-O1", "-std=c++17", "-fPIC", "-w", "-DPADDLE_NO_PYTHON", "-DPADDLE_WITH_CUSTOM_KERNEL"]
     build.mkdir(parents=True, exist_ok=True)
     commands, objects = [], []
 
@@ -100,24 +105,31 @@ def compile_all(build: Path, output: Path) -> dict:
     for source in sorted([*HERE.glob("*/kernel_cpu*.cc"), *HERE.glob("common/*.cc")]):
         plan(source, [*CXX, *OPTIMIZE, *WARNINGS, f"-march={march}", *include])
     for source in sorted(HERE.glob("*/op.cc")):
-        if cuda:
-            toolkit = cuda_home()
-            extra = ["-DPADDLE_WITH_CUDA", f"-I{toolkit}/include", f"-I{toolkit}/include/cccl"]
-        else:
-            extra = []
-        plan(source, [*CXX, *binding, *extra, *include, *paddle_include])
-    if cuda:
-        for source in sorted(HERE.glob("*/kernel_cuda.cu")):
-            plan(source, nvcc())
+        plan(source, [*CXX, *BINDING, *binding_flags(cuda, emulate_cuda), *include, *paddle_include])
+    if emulate_cuda:
+        plan(HERE / "capi.cu", [*CXX, *EMULATION, *include])
+    elif cuda:
+        plan(HERE / "capi.cu", nvcc())
     jobs = int(os.environ.get("ERNIE5_OPS_JOBS", len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, commands))
     # libiomp5 carries GCC's entry points too: one pool of threads with Paddle's own MKL, not a second beside it.
     libraries = [f"-L{paddle}/base", f"-L{paddle}/libs", "-Wl,--no-as-needed", "-l:libpaddle.so", "-l:libiomp5.so"]
-    if cuda:
+    if cuda and not emulate_cuda:
         libraries += [f"-L{cuda_home()}/lib64", "-lcudart"]
     run([*CXX, "-shared", *objects, *libraries, "-ldl", "-o", output])
+    cuda = "emulated" if emulate_cuda else cuda
     return {"paddle": version, "cuda": cuda, "march": march, "cpu_flags": cpu_flags(march)}
+
+
+def binding_flags(cuda: bool, emulate_cuda: bool) -> list[str]:
+    """Whether a binding may call the kernels for GPUs, and where Paddle's headers find CUDA's."""
+    if emulate_cuda:
+        return ["-DERNIE5_CUDA_EMULATION"]
+    if not cuda:
+        return []
+    include = cuda_home() / "include"
+    return ["-DPADDLE_WITH_CUDA", f"-I{include}", f"-I{include}/cccl"]
 
 
 def cuda_home() -> Path:
@@ -130,7 +142,15 @@ def cuda_home() -> Path:
 def nvcc() -> list[str]:
     archs = [word for arch in CUDA_ARCHS for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     archs += ["-gencode", f"arch=compute_{CUDA_ARCHS[-1]},code=compute_{CUDA_ARCHS[-1]}"]
-    return [str(cuda_home() / "bin" / "nvcc"), "-O3", "-std=c++17", "-Xcompiler", "-fPIC", *archs, f"-I{HERE}"]
+    return [
+        str(cuda_home() / "bin" / "nvcc"),
+        "-O3",
+        "-std=c++17",
+        "-Xcompiler",
+        "-fPIC,-fvisibility=hidden",
+        *archs,
+        f"-I{HERE}",
+    ]
 
 
 class BuildOperators(build_py):

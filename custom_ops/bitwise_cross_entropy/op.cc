@@ -19,9 +19,18 @@ std::vector<Tensor> forward(const Tensor& logits, const Tensor& targets, const T
   check_shape(row_weights, {rows}, kOp, "row_weights");
   check_dtype(targets, loss_dtype(logits.dtype()), kOp, "targets");
   check_dtype(row_weights, DataType::FLOAT32, kOp, "row_weights");
-  check_cpu(logits, kOp, "logits");
-  auto loss = paddle::empty({}, loss_dtype(logits.dtype()), logits.place());
+  check_place({&logits, &targets, &row_weights}, kOp);
   auto grad = paddle::empty(with_gradient ? logits.shape() : Shape{0}, logits.dtype(), logits.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(logits)) {
+      auto losses = paddle::empty({rows}, DataType::FLOAT32, logits.place());
+      check_launch(e5_bitwise_cross_entropy(gpu_dtype(logits, kOp), data<void>(logits), data<void>(targets),
+                                            data<void>(row_weights), rows, bits, stride, data<void>(losses),
+                                            with_gradient ? data<void>(grad) : nullptr, stream_of(logits)),
+                   kOp);
+      return {api::sum(losses), grad};
+    }
+  auto loss = paddle::empty({}, loss_dtype(logits.dtype()), logits.place());
   dispatch_float(logits.dtype(), kOp, [&](auto zero) {
     using T = decltype(zero);
     *data<compute_t<T>>(loss) =
@@ -33,6 +42,13 @@ std::vector<Tensor> forward(const Tensor& logits, const Tensor& targets, const T
 
 std::vector<Tensor> backward(const Tensor& grad, const Tensor& grad_loss) {
   auto scaled = paddle::empty(grad.shape(), grad.dtype(), grad.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(grad)) {
+      check_launch(e5_scale(gpu_dtype(grad, kOp), data<void>(grad), data<void>(grad_loss), grad.numel(), data<void>(scaled),
+                            stream_of(grad)),
+                   kOp);
+      return {scaled};
+    }
   dispatch_float(grad.dtype(), kOp, [&](auto zero) {
     using T = decltype(zero);
     cpu::scale_bits<T>(data<T>(grad), *data<compute_t<T>>(grad_loss), grad.numel(), data<T>(scaled));

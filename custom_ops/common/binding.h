@@ -1,13 +1,17 @@
-// What every op.cc needs: Paddle's extension header, checks that end in one sentence, and the choice by dtype.
+// What every op.cc needs: Paddle's extension header, checks that end in one sentence, the choice by dtype and by place.
 #pragma once
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "capi.h"
 #include "common/bfloat16.h"
 #include "paddle/extension.h"
 
 namespace ernie5 {
+
+namespace api = paddle::experimental;  // Paddle's own operators
 
 using paddle::DataType;
 using paddle::Tensor;
@@ -33,8 +37,60 @@ inline void check_dtype(const Tensor& tensor, DataType expected, const char* op,
            ", expected ", phi::DataTypeToString(expected));
 }
 
+// Whether capi.h's kernels are linked in. Emulated (test_cuda_binding.py), they work on the CPU's tensors.
+#if defined(PADDLE_WITH_CUDA) || defined(ERNIE5_CUDA_EMULATION)
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
+
+// Whether they are to work on this one.
+inline bool is_gpu(const Tensor& tensor) {
+#ifdef ERNIE5_CUDA_EMULATION
+  return tensor.is_cpu();
+#else
+  return tensor.is_gpu();
+#endif
+}
+
+// What Paddle has under way on the tensor's device, and what follows it there.
+inline void* stream_of([[maybe_unused]] const Tensor& tensor) {
+#ifdef PADDLE_WITH_CUDA
+  return tensor.stream();
+#else
+  return nullptr;
+#endif
+}
+
 inline void check_cpu(const Tensor& tensor, const char* op, const char* name) {
-  PD_CHECK(tensor.is_cpu(), op, ": ", name, " is not on the CPU, and this build has no kernel for its place");
+  PD_CHECK(tensor.is_cpu(), op, ": ", name, " is not on the CPU, and there is no kernel for its place");
+}
+
+// The tensors lie together, on the CPU or on a GPU that this build has kernels for.
+inline void check_place(std::initializer_list<const Tensor*> tensors, const char* op) {
+  for (const Tensor* tensor : tensors) {
+    PD_CHECK(tensor->is_cpu() || (kHasCuda && is_gpu(*tensor)), op, ": a tensor on ", tensor->place().DebugString(),
+             ", which this build of ernie5_ops has no kernels for");
+    PD_CHECK(tensor->place() == (*tensors.begin())->place(), op, ": tensors on ",
+             (*tensors.begin())->place().DebugString(), " and on ", tensor->place().DebugString());
+  }
+}
+
+// capi.h's number of a dtype.
+inline int gpu_dtype(const Tensor& tensor, const char* op) {
+  switch (tensor.dtype()) {
+    case DataType::FLOAT32: return 0;
+    case DataType::FLOAT16: return 1;
+    case DataType::BFLOAT16: return 2;
+    default:
+      PD_THROW(op, ": dtype ", phi::DataTypeToString(tensor.dtype()),
+               " has no kernel for GPUs: use bfloat16, float16 or float32");
+  }
+}
+
+// Takes what capi.h's functions return.
+inline void check_launch(int code, const char* op) {
+  if constexpr (kHasCuda) PD_CHECK(code == 0, op, ": the kernel for GPUs was not started: ", e5_error(code));
 }
 
 // A tensor's memory as the kernels' type: bfloat16 is ours, everything else is Paddle's.

@@ -18,13 +18,15 @@ cpu::ExpertShape check_experts(const char* op, const Tensor& x, const Tensor& ga
   check_shape(gate_up, {experts, x.shape()[1], 2 * ffn}, op, "gate_up_proj");
   check_dtype(gate_up, x.dtype(), op, "gate_up_proj");
   check_dtype(down, x.dtype(), op, "down_proj");
-  check_cpu(x, op, "x");
+  check_place({&x, &gate_up, &down}, op);
   return {x.shape()[0], 1, experts, x.shape()[1], ffn};
 }
 
 void check_counts(const Tensor& tokens_per_expert, const cpu::ExpertShape& shape) {
   check_shape(tokens_per_expert, {shape.experts}, kOp, "tokens_per_expert");
   check_dtype(tokens_per_expert, DataType::INT64, kOp, "tokens_per_expert");
+  if constexpr (kHasCuda)
+    if (is_gpu(tokens_per_expert)) return;  // looking at them would wait for all that is under way
   const auto* counts = data<int64_t>(tokens_per_expert);
   PD_CHECK(cpu::all_within(counts, shape.experts, 0, shape.slots() + 1), kOp,
            ": tokens_per_expert has a count outside of [0, ", shape.slots(), "]");
@@ -46,10 +48,13 @@ Tensor forward(const char* op, const cpu::ExpertShape& shape, const Tensor& x, c
   return out;
 }
 
+void check_kept(const char* op, const cpu::ExpertShape& shape, const Tensor& inner) {
+  PD_CHECK(inner.shape()[0] == shape.slots(), op, ": no gradient, as keep_inner was false");
+}
+
 std::vector<Tensor> backward(const char* op, const cpu::ExpertShape& shape, const Tensor& x, const Tensor& weights,
                              const Tensor* slot_ids, const Tensor& tokens_per_expert, const Tensor& gate_up,
                              const Tensor& down, const Tensor& inner, const Tensor& grad_out) {
-  PD_CHECK(inner.shape()[0] == shape.slots(), op, ": no gradient, as keep_inner was false");
   auto like = [](const Tensor& tensor) { return paddle::empty(tensor.shape(), tensor.dtype(), tensor.place()); };
   auto grad_x = like(x), grad_weights = like(weights), grad_gate_up = like(gate_up), grad_down = like(down);
   dispatch_float(x.dtype(), op, [&](auto zero) {
@@ -63,13 +68,58 @@ std::vector<Tensor> backward(const char* op, const cpu::ExpertShape& shape, cons
   return {grad_x, grad_weights, grad_gate_up, grad_down};
 }
 
+// The first row of each expert, on the device.
+Tensor gpu_offsets(const Tensor& tokens_per_expert) { return api::cumsum(tokens_per_expert, 0, false, true); }
+
+Tensor gpu_forward(const cpu::ExpertShape& shape, const Tensor& rows, const Tensor& weights,
+                   const Tensor& tokens_per_expert, const Tensor& gate_up, const Tensor& down, bool keep_inner,
+                   Tensor& inner) {  // NOLINT
+  check_dtype(rows, DataType::BFLOAT16, kOp, "rows");
+  PD_CHECK(shape.hidden % 8 == 0 && shape.ffn % 8 == 0, kOp, ": hidden ", shape.hidden, " and ffn ", shape.ffn,
+           " must be multiples of 8 for the kernel for GPUs");
+  const auto offsets = gpu_offsets(tokens_per_expert);
+  auto out = paddle::empty(rows.shape(), rows.dtype(), rows.place());
+  inner = paddle::empty({keep_inner ? shape.slots() : 0, 2 * shape.ffn}, rows.dtype(), rows.place());
+  auto activations = paddle::empty({shape.slots(), shape.ffn}, rows.dtype(), rows.place());
+  check_launch(e5_expert_ffn_forward(data<void>(rows), data<void>(weights), data<void>(tokens_per_expert),
+                                     data<void>(offsets), data<void>(gate_up), data<void>(down), shape.slots(),
+                                     shape.experts, shape.hidden, shape.ffn, keep_inner ? data<void>(inner) : nullptr,
+                                     data<void>(activations), data<void>(out), stream_of(rows)),
+               kOp);
+  return out;
+}
+
+std::vector<Tensor> gpu_backward(const cpu::ExpertShape& shape, const Tensor& rows, const Tensor& weights,
+                                 const Tensor& tokens_per_expert, const Tensor& gate_up, const Tensor& down,
+                                 const Tensor& inner, const Tensor& grad_out) {
+  auto like = [](const Tensor& tensor) { return paddle::empty(tensor.shape(), tensor.dtype(), tensor.place()); };
+  auto grad_rows = like(rows), grad_weights = like(weights), grad_gate_up = like(gate_up), grad_down = like(down);
+  const auto offsets = gpu_offsets(tokens_per_expert);
+  auto activations = paddle::empty({shape.slots(), shape.ffn}, rows.dtype(), rows.place());
+  auto grad_activations = like(activations), grad_inner = like(inner);
+  check_launch(e5_expert_ffn_backward(data<void>(rows), data<void>(weights), data<void>(tokens_per_expert),
+                                      data<void>(offsets), data<void>(gate_up), data<void>(down), data<void>(grad_out),
+                                      shape.slots(), shape.experts, shape.hidden, shape.ffn, data<void>(inner),
+                                      data<void>(activations), data<void>(grad_activations), data<void>(grad_inner),
+                                      data<void>(grad_rows), data<void>(grad_weights), data<void>(grad_gate_up),
+                                      data<void>(grad_down), stream_of(rows)),
+               kOp);
+  return {grad_rows, grad_weights, grad_gate_up, grad_down};
+}
+
 std::vector<Tensor> expert_ffn(const Tensor& rows, const Tensor& row_weights, const Tensor& tokens_per_expert,
                                const Tensor& gate_up, const Tensor& down, bool keep_inner) {
   const auto shape = check_experts(kOp, rows, gate_up, down);
   check_shape(row_weights, {shape.slots()}, kOp, "row_weights");
   check_dtype(row_weights, weight_dtype(rows.dtype()), kOp, "row_weights");
   check_counts(tokens_per_expert, shape);
+  check_place({&rows, &row_weights, &tokens_per_expert}, kOp);
   Tensor inner;
+  if constexpr (kHasCuda)
+    if (is_gpu(rows)) {
+      auto out = gpu_forward(shape, rows, row_weights, tokens_per_expert, gate_up, down, keep_inner, inner);
+      return {out, inner};
+    }
   auto out = forward(kOp, shape, rows, row_weights, nullptr, tokens_per_expert, gate_up, down, keep_inner, inner);
   return {out, inner};
 }
@@ -77,6 +127,10 @@ std::vector<Tensor> expert_ffn_grad(const Tensor& rows, const Tensor& row_weight
                                     const Tensor& gate_up, const Tensor& down, const Tensor& inner,
                                     const Tensor& grad_out) {
   const auto shape = check_experts(kOp, rows, gate_up, down);
+  check_kept(kOp, shape, inner);
+  if constexpr (kHasCuda)
+    if (is_gpu(rows))
+      return gpu_backward(shape, rows, row_weights, tokens_per_expert, gate_up, down, inner, grad_out);
   return backward(kOp, shape, rows, row_weights, nullptr, tokens_per_expert, gate_up, down, inner, grad_out);
 }
 std::vector<Shape> infer_shape(const Shape& rows, const Shape&, const Shape&, const Shape& gate_up, const Shape&,
@@ -99,6 +153,7 @@ std::vector<DataType> grad_dtype(const DataType& rows, const DataType& row_weigh
 std::vector<Tensor> moe_ffn(const Tensor& hidden_states, const Tensor& topk_ids, const Tensor& topk_weights,
                             const Tensor& gate_up, const Tensor& down, bool keep_inner) {
   auto shape = check_experts(kMoeOp, hidden_states, gate_up, down);
+  check_cpu(hidden_states, kMoeOp, "hidden_states");  // on a GPU the parts are operators of their own
   check_shape(topk_ids, {shape.tokens, -1}, kMoeOp, "topk_ids");
   check_dtype(topk_ids, DataType::INT64, kMoeOp, "topk_ids");
   check_shape(topk_weights, topk_ids.shape(), kMoeOp, "topk_weights");
@@ -121,6 +176,7 @@ std::vector<Tensor> moe_ffn_grad(const Tensor& hidden_states, const Tensor& topk
                                  const Tensor& tokens_per_expert, const Tensor& grad_out) {
   auto shape = check_experts(kMoeOp, hidden_states, gate_up, down);
   shape.top_k = topk_weights.shape()[1];
+  check_kept(kMoeOp, shape, inner);
   return backward(kMoeOp, shape, hidden_states, topk_weights, &slot_ids, tokens_per_expert, gate_up, down, inner, grad_out);
 }
 std::vector<Shape> moe_infer_shape(const Shape& hidden_states, const Shape& topk_ids, const Shape&, const Shape& gate_up,

@@ -12,7 +12,7 @@ constexpr char kOp[] = "flashmask_attention";
 DataType lse_dtype(DataType dtype) { return dtype == DataType::FLOAT64 ? DataType::FLOAT64 : DataType::FLOAT32; }
 
 cpu::AttentionShape check(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, bool causal) {
-  check_cpu(query, kOp, "query");
+  check_place({&query, &key, &value, &mask}, kOp);
   check_shape(query, {-1, -1, -1, -1}, kOp, "query");
   cpu::AttentionShape shape{};
   shape.batch = query.shape()[0], shape.queries = query.shape()[1], shape.heads = query.shape()[2];
@@ -38,11 +38,33 @@ cpu::AttentionShape check(const Tensor& query, const Tensor& key, const Tensor& 
   return shape;
 }
 
+// bfloat16 alone, and what the mask hides in blocks of keys: the first of what both directions ask capi.h for.
+Tensor gpu_bounds(const cpu::AttentionShape& shape, const Tensor& query) {
+  check_dtype(query, DataType::BFLOAT16, kOp, "query");
+  PD_CHECK(shape.head_dim == 64 || shape.head_dim == 128, kOp, ": head_dim is ", shape.head_dim,
+           ", the kernel for GPUs takes 64 and 128");
+  auto bounds = paddle::empty({e5_attention_bounds_size(shape.batch, shape.keys)}, DataType::UINT8, query.place());
+  check_launch(e5_attention_bounds(shape.mask, shape.mask_batch, shape.columns, shape.causal, shape.batch, shape.queries,
+                                   shape.keys, data<void>(bounds), stream_of(query)),
+               kOp);
+  return bounds;
+}
+
 std::vector<Tensor> flashmask_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
                                         bool causal) {
   const auto shape = check(query, key, value, mask, causal);
   auto out = paddle::empty({shape.batch, shape.queries, shape.heads * shape.head_dim}, query.dtype(), query.place());
   auto lse = paddle::empty({shape.batch, shape.heads, shape.queries}, lse_dtype(query.dtype()), query.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(query)) {
+      const auto bounds = gpu_bounds(shape, query);
+      check_launch(e5_attention_forward(data<void>(query), data<void>(key), data<void>(value), shape.mask,
+                                        shape.mask_batch, shape.columns, shape.causal, data<void>(bounds), shape.batch,
+                                        shape.queries, shape.keys, shape.heads, shape.kv_heads, shape.head_dim,
+                                        shape.scale, data<void>(out), data<void>(lse), stream_of(query)),
+                   kOp);
+      return {out, lse};
+    }
   dispatch_float(query.dtype(), kOp, [&](auto zero) {
     using T = decltype(zero);
     cpu::attention_forward<T>(shape, data<T>(query), data<T>(key), data<T>(value), data<T>(out),
@@ -58,6 +80,19 @@ std::vector<Tensor> flashmask_attention_grad(const Tensor& query, const Tensor& 
   auto grad_query = paddle::empty(query.shape(), query.dtype(), query.place());
   auto grad_key = paddle::empty(key.shape(), key.dtype(), key.place());
   auto grad_value = paddle::empty(value.shape(), value.dtype(), value.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(query)) {
+      const auto bounds = gpu_bounds(shape, query);
+      auto products = paddle::empty(lse.shape(), DataType::FLOAT32, query.place());
+      check_launch(e5_attention_backward(data<void>(query), data<void>(key), data<void>(value), data<void>(out),
+                                         data<void>(grad_out), data<void>(lse), shape.mask, shape.mask_batch,
+                                         shape.columns, shape.causal, data<void>(bounds), shape.batch, shape.queries,
+                                         shape.keys, shape.heads, shape.kv_heads, shape.head_dim, shape.scale,
+                                         data<void>(products), data<void>(grad_query), data<void>(grad_key),
+                                         data<void>(grad_value), stream_of(query)),
+                   kOp);
+      return {grad_query, grad_key, grad_value};
+    }
   dispatch_float(query.dtype(), kOp, [&](auto zero) {
     using T = decltype(zero);
     cpu::attention_backward<T>(shape, data<T>(query), data<T>(key), data<T>(value), data<T>(out),

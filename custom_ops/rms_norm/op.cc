@@ -14,15 +14,25 @@ std::vector<Tensor> forward(const char* op, const Tensor& x, const Tensor* resid
   const int64_t rows = x.shape()[0], hidden = x.shape()[1];
   check_shape(weight, {hidden}, op, "weight");
   check_dtype(weight, x.dtype(), op, "weight");
-  check_cpu(x, op, "x");
+  check_place({&x, &weight}, op);
   auto y = paddle::empty({rows, hidden}, x.dtype(), x.place());
   auto inverse = paddle::empty({rows}, inverse_dtype(x.dtype()), x.place());
   std::vector<Tensor> outputs{y, inverse};
   if (residual) {
     check_shape(*residual, x.shape(), op, "residual");
     check_dtype(*residual, x.dtype(), op, "residual");
+    check_place({&x, residual}, op);
     outputs.push_back(paddle::empty({rows, hidden}, x.dtype(), x.place()));
   }
+  if constexpr (kHasCuda)
+    if (is_gpu(x)) {
+      const void* const other = residual ? data<void>(*residual) : nullptr;
+      void* const sum = residual ? data<void>(outputs[2]) : nullptr;
+      check_launch(e5_rms_norm_forward(gpu_dtype(x, op), data<void>(x), other, data<void>(weight), rows, hidden, epsilon,
+                                       sum, data<void>(y), data<void>(inverse), stream_of(x)),
+                   op);
+      return outputs;
+    }
   dispatch_float(x.dtype(), op, [&](auto zero) {
     using T = decltype(zero);
     cpu::rms_norm_forward<T>(data<T>(x), residual ? data<T>(*residual) : nullptr, data<T>(weight), rows, hidden, epsilon,
@@ -36,6 +46,15 @@ std::vector<Tensor> backward(const char* op, const Tensor& s, const Tensor& weig
   const int64_t rows = s.shape()[0], hidden = s.shape()[1];
   auto grad_s = paddle::empty(s.shape(), s.dtype(), s.place());
   auto grad_weight = paddle::empty(weight.shape(), weight.dtype(), s.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(s)) {
+      auto workspace = paddle::empty({e5_rms_norm_workspace(rows, hidden)}, DataType::UINT8, s.place());
+      check_launch(e5_rms_norm_backward(gpu_dtype(s, op), data<void>(s), data<void>(weight), data<void>(inverse),
+                                        data<void>(grad_y), grad_sum ? data<void>(*grad_sum) : nullptr, rows, hidden,
+                                        data<void>(grad_s), data<void>(grad_weight), data<void>(workspace), stream_of(s)),
+                   op);
+      return {grad_s, grad_weight};
+    }
   dispatch_float(s.dtype(), op, [&](auto zero) {
     using T = decltype(zero);
     cpu::rms_norm_backward<T>(data<T>(s), data<T>(weight), data<compute_t<T>>(inverse), data<T>(grad_y),

@@ -28,12 +28,22 @@ std::vector<Tensor> router(const Tensor& logits, const Tensor& bias, const Tenso
   check_shape(mask, {experts}, kOp, "mask");
   check_dtype(bias, logits.dtype(), kOp, "bias");
   check_dtype(mask, logits.dtype(), kOp, "mask");
-  check_cpu(logits, kOp, "logits");
+  check_place({&logits, &bias, &mask}, kOp);
   PD_CHECK(top_k >= 1 && top_k <= experts, kOp, ": top_k is ", top_k, " of ", experts, " experts");
   auto ids = paddle::empty({tokens, top_k}, DataType::INT64, logits.place());
   auto weights = paddle::empty({tokens, top_k}, logits.dtype(), logits.place());
   auto totals = paddle::empty({tokens}, logits.dtype(), logits.place());
   auto tokens_per_expert = paddle::empty({experts}, DataType::INT64, logits.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(logits)) {
+      check_dtype(logits, DataType::FLOAT32, kOp, "logits");
+      check_launch(e5_router_forward(data<void>(logits), data<void>(bias), data<void>(mask), tokens, experts, top_k,
+                                     score_of(score) == cpu::Score::kSoftmax, scaling, data<void>(ids),
+                                     data<void>(weights), data<void>(totals), data<void>(tokens_per_expert),
+                                     stream_of(logits)),
+                   kOp);
+      return {ids, weights, totals, tokens_per_expert};
+    }
   dispatch(logits.dtype(), [&](auto zero) {
     using T = decltype(zero);
     cpu::router_forward<T>(data<T>(logits), data<T>(bias), data<T>(mask), tokens, experts, top_k, score_of(score),
@@ -47,6 +57,15 @@ std::vector<Tensor> router_grad(const Tensor& logits, const Tensor& mask, const 
                                 const Tensor& totals, const Tensor& grad_weights, int64_t top_k,
                                 const std::string& score, float scaling) {
   auto grad_logits = paddle::empty(logits.shape(), logits.dtype(), logits.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(logits)) {
+      check_launch(e5_router_backward(data<void>(logits), data<void>(mask), data<void>(ids), data<void>(grad_weights),
+                                      logits.shape()[0], logits.shape()[1], top_k,
+                                      score_of(score) == cpu::Score::kSoftmax, scaling, data<void>(grad_logits),
+                                      stream_of(logits)),
+                   kOp);
+      return {grad_logits};
+    }
   dispatch(logits.dtype(), [&](auto zero) {
     using T = decltype(zero);
     cpu::router_backward<T>(data<T>(logits), data<T>(mask), data<int64_t>(ids), data<T>(weights), data<T>(totals),

@@ -19,8 +19,15 @@ std::vector<Tensor> turn(const Tensor& states, const Tensor& cos, const Tensor& 
   check_shape(sin, {batch, shape[1], 1, pairs}, kOp, "sin");
   check_dtype(cos, DataType::FLOAT32, kOp, "cos");
   check_dtype(sin, DataType::FLOAT32, kOp, "sin");
-  check_cpu(states, kOp, "states");
+  check_place({&states, &cos, &sin}, kOp);
   auto out = paddle::empty(shape, states.dtype(), states.place());
+  if constexpr (kHasCuda)
+    if (is_gpu(states)) {
+      check_launch(e5_uni_rope(gpu_dtype(states, kOp), data<void>(states), data<void>(cos), data<void>(sin), tokens,
+                               batch * shape[1], heads, pairs, back, data<void>(out), stream_of(states)),
+                   kOp);
+      return {out};
+    }
   dispatch_float(states.dtype(), kOp, [&](auto zero) {
     using T = decltype(zero);
     cpu::uni_rope<T>(data<T>(states), data<float>(cos), data<float>(sin), tokens, batch * shape[1], heads, pairs, back,

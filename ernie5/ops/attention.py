@@ -9,7 +9,8 @@ import paddle.nn.functional as F
 
 from ernie5.ops import backend
 
-NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
+DTYPES = backend.Dtypes(backend.CPU_FLOATS, (paddle.bfloat16,))
+GPU_HEAD_DIMS = (64, 128)  # of the kernel for GPUs
 HIDDEN = -1e30  # score of a key that a query must not see; finite, so a row that sees nothing stays a number
 # Queries worked on together: smaller skips more hidden keys, larger makes better GEMMs. Which wins depends on how
 # far a query sees: rows of short documents are a tenth faster in a training step with the small one.
@@ -116,9 +117,13 @@ def flashmask_attention(query: paddle.Tensor, key: paddle.Tensor, value: paddle.
     query [batch, queries, heads, head_dim], key and value [batch, keys, kv_heads, head_dim] -> [batch, queries, heads *
     head_dim]. Head h reads the keys and values of head h // (heads / kv_heads).
     """
-    if backend.is_native("flashmask_attention") and query.dtype == key.dtype == value.dtype in NATIVE_DTYPES:
+    if backend.takes("flashmask_attention", DTYPES, query, key, value) and _fits(query.shape[3]):
         return backend.call("flashmask_attention", [query, key, value, mask.columns], mask.causal)[0]
     return _attention_by_tiles(query, key, value, mask.tiles)
+
+
+def _fits(head_dim: int) -> bool:
+    return not backend.on_gpu() or head_dim in GPU_HEAD_DIMS
 
 
 def _attention_by_tiles(query, key, value, tiles: list[Tile]) -> paddle.Tensor:

@@ -8,7 +8,7 @@ import ctypes
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import paddle
 
@@ -19,6 +19,17 @@ INTEGERS = (paddle.int32, paddle.int64)
 INSTALL = "pip install ./custom_ops"
 
 
+class Dtypes(NamedTuple):
+    """What an operator's kernels take; nothing: there are none."""
+
+    cpu: tuple[paddle.dtype, ...]
+    gpu: tuple[paddle.dtype, ...] = ()
+
+
+CPU_FLOATS = (paddle.float32, paddle.bfloat16, paddle.float64)
+FLOATS = Dtypes(CPU_FLOATS, (paddle.float32, paddle.float16, paddle.bfloat16))
+
+
 class _Backend:
     """The choice of this process."""
 
@@ -26,6 +37,7 @@ class _Backend:
     why = ""  # not native
     operators: frozenset[str] = frozenset()  # registered with Paddle; that can be done once a process
     bf16_products: bool = False
+    emulates_gpu: bool = False  # kernels for GPUs, run on the CPU: custom_ops/test_cuda_binding.py
 
 
 _backend = _Backend()
@@ -42,6 +54,8 @@ def choose(mode: str, bf16_products: bool = False) -> None:
         raise UserError(f"ops.backend is native: {why}")
     if bf16_products and why:
         raise UserError(f"ops.bf16_products is true, which only compiled operators do: {why}")
+    if bf16_products and on_gpu():
+        raise UserError("ops.bf16_products is true, which is for CPUs: set it to false, on a GPU train.precision is bfloat16")
     _set_bf16_products(bf16_products)
     _backend.mode, _backend.why = ("reference", why) if why else ("native", "")
 
@@ -64,6 +78,20 @@ def is_native(operator: str) -> bool:
     if not _backend.mode:
         choose("auto")
     return _backend.mode == "native" and PREFIX + operator in _backend.operators
+
+
+def takes(operator: str, dtypes: Dtypes, *tensors: paddle.Tensor) -> bool:
+    """Whether `call` may be used for these, which are of one dtype, where this process computes."""
+    if not is_native(operator):
+        return False
+    dtype = tensors[0].dtype
+    fits = dtype in (dtypes.gpu if on_gpu() else dtypes.cpu)
+    return fits and all(tensor.dtype == dtype for tensor in tensors[1:])
+
+
+def on_gpu() -> bool:
+    """Whether Paddle computes on a GPU, so that an operator's kernels for it count."""
+    return _backend.emulates_gpu or (paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu"))
 
 
 @contextlib.contextmanager
@@ -130,6 +158,7 @@ def _register() -> str:
         return f"ernie5_ops was compiled for another processor (with {', '.join(sorted(lacking))}): {INSTALL}"
     names = paddle.utils.cpp_extension.load_op_meta_info_and_register_op(str(package.LIBRARY))
     _backend.operators = frozenset(names)
+    _backend.emulates_gpu = about["cuda"] == "emulated"
     return ""
 
 

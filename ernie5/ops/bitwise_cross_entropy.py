@@ -5,8 +5,6 @@ import paddle.nn.functional as F
 
 from ernie5.ops import backend
 
-NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
-
 
 def bitwise_cross_entropy(logits: paddle.Tensor, targets: paddle.Tensor, row_weights: paddle.Tensor) -> paddle.Tensor:
     """sum of row_weights * mean cross-entropy of a row's bits, in nats a bit, a float scalar.
@@ -16,7 +14,7 @@ def bitwise_cross_entropy(logits: paddle.Tensor, targets: paddle.Tensor, row_wei
     """
     dtype = paddle.float64 if logits.dtype == paddle.float64 else paddle.float32
     targets, row_weights = targets.detach().astype(dtype), row_weights.detach()
-    if backend.is_native("bitwise_cross_entropy") and logits.dtype in NATIVE_DTYPES:
+    if backend.takes("bitwise_cross_entropy", backend.FLOATS, logits):
         wants_gradient = paddle.is_grad_enabled() and not logits.stop_gradient
         return backend.call("bitwise_cross_entropy", [logits, targets, row_weights], wants_gradient)[0]
     logits = logits[:, : targets.shape[-1]].astype(dtype)

@@ -5,8 +5,6 @@ import paddle.nn.functional as F
 
 from ernie5.ops import backend
 
-NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
-
 
 def linear_cross_entropy(
     hidden_states: paddle.Tensor,
@@ -22,7 +20,7 @@ def linear_cross_entropy(
     a linear layer's; labels int64 [rows], ignore_index where nothing is predicted; row_weights float32 [rows], which
     get no gradient. The logits are hidden_states weight^T; compiled, they are made some rows at a time and not kept.
     """
-    if backend.is_native("linear_cross_entropy") and _fits(hidden_states, weight):
+    if backend.takes("linear_cross_entropy", backend.FLOATS, hidden_states, weight):
         wanted = [paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in (hidden_states, weight)]
         inputs = [hidden_states, weight, labels, row_weights.detach()]
         return backend.call("linear_cross_entropy", inputs, hidden_first, *wanted, ignore_index)[0]
@@ -31,7 +29,3 @@ def linear_cross_entropy(
         logits = logits.astype("float32")
     losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
     return (losses.flatten() * row_weights.detach().astype(losses.dtype)).sum()
-
-
-def _fits(hidden_states: paddle.Tensor, weight: paddle.Tensor) -> bool:
-    return weight.dtype == hidden_states.dtype and weight.dtype in NATIVE_DTYPES

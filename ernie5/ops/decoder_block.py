@@ -7,7 +7,7 @@ import paddle
 from ernie5.ops import backend
 from ernie5.ops.attention import Mask
 
-NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
+DTYPES = backend.Dtypes(backend.CPU_FLOATS)
 
 
 class DecoderBlockWeights(NamedTuple):
@@ -47,4 +47,4 @@ def decoder_block(
 
 def is_native(hidden_states: paddle.Tensor) -> bool:
     """Whether there is such an operator for these, and nobody who wants their gradients."""
-    return backend.is_native("decoder_block") and not paddle.is_grad_enabled() and hidden_states.dtype in NATIVE_DTYPES
+    return not paddle.is_grad_enabled() and backend.takes("decoder_block", DTYPES, hidden_states)

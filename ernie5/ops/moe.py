@@ -9,7 +9,10 @@ from paddle.autograd import PyLayer
 
 from ernie5.ops import backend
 
-NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
+ID_DTYPES = backend.Dtypes((paddle.int64,), (paddle.int64,))
+EXPERT_DTYPES = backend.Dtypes(backend.CPU_FLOATS, (paddle.bfloat16,))
+MOE_DTYPES = backend.Dtypes(backend.CPU_FLOATS)  # on a GPU the moves and the experts are operators of their own
+GPU_MAX_EXPERTS, GPU_WIDTH = 1024, 8  # of the kernels for GPUs: so many experts, and widths that are multiples of it
 # Decoding so few (token, choice) slots, gathered matrices are twice as fast as a loop over the experts; at 32 as fast.
 GATHERED_SLOTS = 16
 
@@ -37,7 +40,7 @@ class Permutation:
 
 def sort_by_expert(topk_ids: paddle.Tensor, num_experts: int, alignment: int = 1) -> Permutation:
     """topk_ids int64 [tokens, top_k] -> Permutation. Each expert's rows begin at a multiple of `alignment`."""
-    if backend.is_native("sort_by_expert") and topk_ids.dtype == paddle.int64:
+    if backend.takes("sort_by_expert", ID_DTYPES, topk_ids) and _fits(num_experts):
         return Permutation(*backend.call("sort_by_expert", [topk_ids], num_experts, alignment))
     top_k = topk_ids.shape[1]
     flat = topk_ids.detach().flatten()
@@ -55,7 +58,7 @@ def sort_by_expert(topk_ids: paddle.Tensor, num_experts: int, alignment: int = 1
 
 def moe_permute(hidden_states: paddle.Tensor, permutation: Permutation) -> paddle.Tensor:
     """hidden_states [tokens, hidden] -> [rows, hidden] in expert order, zeros where a row has no token."""
-    if backend.is_native("moe_permute") and hidden_states.dtype in NATIVE_DTYPES:
+    if backend.takes("moe_permute", backend.FLOATS, hidden_states):
         return backend.call("moe_permute", [hidden_states, permutation.token_ids, permutation.row_ids])[0]
     return _Permute.apply(hidden_states, permutation)
 
@@ -67,7 +70,7 @@ def moe_unpermute(
 
     topk_weights [tokens, top_k]: of the sum; without it all are 1.
     """
-    if backend.is_native("moe_unpermute") and rows.dtype in NATIVE_DTYPES:
+    if backend.takes("moe_unpermute", backend.FLOATS, rows):
         inputs = [rows, permutation.token_ids, permutation.row_ids]
         if topk_weights is None:
             return backend.call("moe_unpermute", inputs)[0]
@@ -144,7 +147,7 @@ def expert_ffn(
     gate_up_proj [experts, hidden, 2 * ffn] (gate first), down_proj [experts, ffn, hidden] -> [slots, hidden].
     The weight is applied between the two products, where rows are narrowest; the second product is linear in it.
     """
-    if backend.is_native("expert_ffn") and _fits(rows, gate_up_proj, down_proj):
+    if backend.takes("expert_ffn", EXPERT_DTYPES, rows, gate_up_proj, down_proj) and _fits(*down_proj.shape):
         inputs = [rows, _weights_for(rows, row_weights), tokens_per_expert, gate_up_proj, down_proj]
         return backend.call("expert_ffn", inputs, _wants_gradients(*inputs))[0]
     counts = tokens_per_expert.tolist()
@@ -170,7 +173,7 @@ def moe_ffn(
     2 * ffn] (gate first), down_proj [experts, ffn, hidden] -> [tokens, hidden]. Compiled, rows in expert order exist a
     block at a time only; this definition makes all of them.
     """
-    if backend.is_native("moe_ffn") and _fits(hidden_states, gate_up_proj, down_proj):
+    if backend.takes("moe_ffn", MOE_DTYPES, hidden_states, gate_up_proj, down_proj):
         inputs = [hidden_states, topk_ids, _weights_for(hidden_states, topk_weights), gate_up_proj, down_proj]
         return backend.call("moe_ffn", inputs, _wants_gradients(*inputs))[0]
     permutation = sort_by_expert(topk_ids, gate_up_proj.shape[0])
@@ -180,8 +183,9 @@ def moe_ffn(
     return moe_unpermute(rows, permutation)
 
 
-def _fits(rows: paddle.Tensor, *weights: paddle.Tensor) -> bool:
-    return rows.dtype in NATIVE_DTYPES and all(weight.dtype == rows.dtype for weight in weights)
+def _fits(experts: int, *widths: int) -> bool:
+    limited = backend.on_gpu()
+    return not limited or (experts <= GPU_MAX_EXPERTS and all(width % GPU_WIDTH == 0 for width in widths))
 
 
 def _wants_gradients(*tensors: paddle.Tensor) -> bool:

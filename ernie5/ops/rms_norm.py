@@ -5,8 +5,6 @@ from paddle.autograd import PyLayer
 
 from ernie5.ops import backend
 
-NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
-
 
 def rms_norm(hidden_states: paddle.Tensor, weight: paddle.Tensor, epsilon: float) -> paddle.Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight over the last dim.
@@ -14,7 +12,7 @@ def rms_norm(hidden_states: paddle.Tensor, weight: paddle.Tensor, epsilon: float
     hidden_states [..., hidden] of any float dtype, weight [hidden]; computed in float32, returned in the input's dtype.
     """
     rows = hidden_states.reshape([-1, hidden_states.shape[-1]])
-    if backend.is_native("rms_norm") and _fits(rows, weight):
+    if backend.takes("rms_norm", backend.FLOATS, rows, weight):
         normalized = backend.call("rms_norm", [rows, weight], epsilon)[0]
     else:
         normalized = _RMSNorm.apply(rows, weight, epsilon)
@@ -29,16 +27,12 @@ def add_rms_norm(
     hidden_states and residual [..., hidden] of one dtype -> both [..., hidden] of that dtype.
     """
     shape = hidden_states.shape
-    if backend.is_native("add_rms_norm") and _fits(hidden_states, weight):
+    if backend.takes("add_rms_norm", backend.FLOATS, hidden_states, residual, weight):
         rows, others = hidden_states.reshape([-1, shape[-1]]), residual.reshape([-1, shape[-1]])
         normalized, _, total = backend.call("add_rms_norm", [rows, others, weight], epsilon)
         return normalized.reshape(shape), total.reshape(shape)
     total = hidden_states + residual
     return rms_norm(total, weight, epsilon), total
-
-
-def _fits(hidden_states: paddle.Tensor, weight: paddle.Tensor) -> bool:
-    return weight.dtype == hidden_states.dtype and weight.dtype in NATIVE_DTYPES
 
 
 class _RMSNorm(PyLayer):

@@ -8,7 +8,8 @@ import paddle.nn.functional as F
 from ernie5.ops import backend
 
 SMALLEST_SUM = 1e-12  # below it the chosen scores are not renormalised (ERNIE 4.5: moe_norm_min)
-NATIVE_DTYPES = (paddle.float32, paddle.float64)
+DTYPES = backend.Dtypes((paddle.float32, paddle.float64), (paddle.float32,))
+GPU_MAX_EXPERTS, GPU_MAX_TOP_K = 1024, 32  # of the kernel for GPUs
 
 
 class Routing(NamedTuple):
@@ -32,7 +33,7 @@ def route(
     ids are chosen. router_logits float32 [tokens, experts], expert_bias and expert_mask float32 [experts].
     """
     inputs = [router_logits, expert_bias.detach(), expert_mask.detach()]
-    if backend.is_native("router") and all(one.dtype == router_logits.dtype in NATIVE_DTYPES for one in inputs):
+    if backend.takes("router", DTYPES, *inputs) and _fits(router_logits.shape[1], top_k):
         topk_ids, topk_weights, _, tokens_per_expert = backend.call("router", inputs, top_k, score, scaling)
         return Routing(topk_ids, topk_weights, tokens_per_expert)
     masked = router_logits + expert_mask
@@ -44,3 +45,7 @@ def route(
     total = topk_weights.sum(-1, keepdim=True).clip(min=SMALLEST_SUM)
     tokens_per_expert = paddle.bincount(topk_ids.flatten(), minlength=expert_bias.shape[0])
     return Routing(topk_ids, topk_weights / total * scaling, tokens_per_expert)
+
+
+def _fits(experts: int, top_k: int) -> bool:
+    return not backend.on_gpu() or (experts <= GPU_MAX_EXPERTS and top_k <= GPU_MAX_TOP_K)

@@ -5,8 +5,6 @@ from paddle.autograd import PyLayer
 
 from ernie5.ops import backend
 
-NATIVE_DTYPES = (paddle.float32, paddle.bfloat16, paddle.float64)
-
 
 def uni_rope(states: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> paddle.Tensor:
     """Turns pair j of each head, the dims (j, j + head_dim / 2), by its angle.
@@ -14,7 +12,7 @@ def uni_rope(states: paddle.Tensor, cos: paddle.Tensor, sin: paddle.Tensor) -> p
     states [batch, seq, heads, head_dim] of any float dtype; cos, sin float32 [batch or 1, seq, 1, head_dim / 2], which
     get no gradient. Computed in float32, returned in the input's dtype and shape.
     """
-    if backend.is_native("uni_rope") and states.dtype in NATIVE_DTYPES:
+    if backend.takes("uni_rope", backend.FLOATS, states):
         return backend.call("uni_rope", [states, cos.detach(), sin.detach()])[0]
     return _Turn.apply(states, cos, sin)
 
