@@ -1,5 +1,6 @@
 """One decoder layer: attention, then a dense or a mixture-of-experts feed-forward, each on a normed residual stream."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import paddle
@@ -12,8 +13,8 @@ from ernie5.layers.linear import Linear
 from ernie5.layers.mlp import GatedMLP
 from ernie5.layers.moe import MoE
 from ernie5.layers.norm import RMSNorm
-from ernie5.ops import decoder_block
-from ernie5.ops.decoder_block import DecoderBlockWeights
+from ernie5.ops import decoder_layers
+from ernie5.ops.decoder_layers import LayerWeights
 
 
 class BlockOutput(NamedTuple):
@@ -47,10 +48,6 @@ class Block(nn.Layer):
         cache: LayerCache | None = None,
     ) -> BlockOutput:
         """hidden_states [batch, seq, hidden], expert_mask float32 [experts]."""
-        if cache is not None and decoder_block.is_native(hidden_states):
-            cache.weights = cache.weights or self._gathered()
-            if cache.weights is not None:
-                return self._in_one_operator(hidden_states, layout, expert_mask, top_k, cache)
         attended = self.self_attn(self.input_layernorm(hidden_states), layout, cache)
         normed, hidden_states = self.post_attention_layernorm.of_sum(attended, hidden_states)
         if not self.routes:
@@ -58,18 +55,7 @@ class Block(nn.Layer):
         output = self.mlp(normed, expert_mask, top_k)
         return BlockOutput(hidden_states + output.hidden_states, output.tokens_per_expert)
 
-    def _in_one_operator(
-        self, hidden_states: paddle.Tensor, layout: Layout, expert_mask: paddle.Tensor, top_k: int, cache: LayerCache
-    ) -> BlockOutput:
-        batch, new, _ = hidden_states.shape
-        cache.reserve(batch, new, *self.self_attn.kv_shape, hidden_states.dtype)
-        output, tokens_per_expert = decoder_block.decoder_block(
-            hidden_states, cache.weights, layout.rotation, layout.mask, expert_mask, top_k, cache.buffers
-        )
-        cache.length += new
-        return BlockOutput(output, tokens_per_expert if self.routes else None)
-
-    def _gathered(self) -> DecoderBlockWeights | None:
+    def gathered(self) -> LayerWeights | None:
         """The layer's weights as the compiled operator takes them, if it is a layer that the operator knows."""
         attention, dense = self.self_attn, self.mlp.shared_experts if self.routes else self.mlp
         projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
@@ -82,7 +68,7 @@ class Block(nn.Layer):
             experts = [gate.weight, gate.expert_bias, matrices.gate_up_proj, matrices.down_proj]
             score, scaling = gate.score, gate.scaling
         norms = self.input_layernorm, self.post_attention_layernorm
-        return DecoderBlockWeights(
+        return LayerWeights(
             attention=[norms[0].weight, *(one.weight for one in projections), norms[1].weight],
             mlp=[one.weight for one in feed_forward],
             experts=experts,
@@ -90,3 +76,47 @@ class Block(nn.Layer):
             scaling=scaling,
             epsilon=norms[0].epsilon,
         )
+
+
+class RunOutput(NamedTuple):
+    hidden_states: paddle.Tensor  # [batch, seq, hidden]
+    tokens_per_expert: list[paddle.Tensor | None]  # of each block, as in `BlockOutput`
+
+
+def run_blocks(
+    blocks: Sequence[Block],
+    hidden_states: paddle.Tensor,
+    layout: Layout,
+    expert_masks: Sequence[paddle.Tensor],
+    top_k: int,
+    caches: Sequence[LayerCache] | None = None,
+) -> RunOutput:
+    """The blocks one after the other, in one operator where that is compiled and knows them all.
+
+    hidden_states [batch, seq, hidden]; expert_masks float32 [experts], one a block.
+    """
+    if caches is not None and decoder_layers.is_native(hidden_states):
+        for block, cache in zip(blocks, caches, strict=True):
+            cache.weights = cache.weights or block.gathered()
+        if all(cache.weights is not None for cache in caches):
+            return _in_one_operator(blocks, hidden_states, layout, expert_masks, top_k, caches)
+    loads = []
+    for place, block in enumerate(blocks):
+        cache = None if caches is None else caches[place]
+        hidden_states, load = block(hidden_states, layout, expert_masks[place], top_k, cache)
+        loads.append(load)
+    return RunOutput(hidden_states, loads)
+
+
+def _in_one_operator(blocks, hidden_states, layout: Layout, expert_masks, top_k: int, caches) -> RunOutput:
+    batch, new, _ = hidden_states.shape
+    for block, cache in zip(blocks, caches, strict=True):
+        cache.reserve(batch, new, *block.self_attn.kv_shape, hidden_states.dtype)
+    weights, buffers = [cache.weights for cache in caches], [cache.buffers for cache in caches]
+    output, loads = decoder_layers.decoder_layers(
+        hidden_states, weights, layout.rotation, layout.mask, expert_masks, top_k, buffers
+    )
+    for cache in caches:
+        cache.length += new
+    rows = iter(paddle.unbind(loads) if loads.shape[0] else [])
+    return RunOutput(output, [next(rows) if block.routes else None for block in blocks])

@@ -1,6 +1,6 @@
 """The stack of decoder layers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
 import paddle
@@ -10,7 +10,7 @@ from ernie5.config.schema import ModelConfig
 from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.norm import RMSNorm
-from ernie5.model.block import Block
+from ernie5.model.block import Block, run_blocks
 from ernie5.model.subnet import Subnet
 
 
@@ -43,12 +43,22 @@ class Decoder(nn.Layer):
         taps = taps or {}
         assert set(taps) <= set(subnet.layer_ids), "a tapped layer is not in the subnet"
         tokens_per_expert = {}
-        for layer_id in subnet.layer_ids:
-            cache = caches[layer_id] if caches is not None else None
-            output = self.layers[layer_id](hidden_states, layout, subnet.layer_masks[layer_id], subnet.top_k, cache)
-            hidden_states = output.hidden_states
-            if output.tokens_per_expert is not None:
-                tokens_per_expert[layer_id] = output.tokens_per_expert
-            if layer_id in taps:
-                hidden_states = taps[layer_id](hidden_states)
+        for layer_ids in _runs(subnet.layer_ids, taps):
+            blocks, masks = [self.layers[i] for i in layer_ids], [subnet.layer_masks[i] for i in layer_ids]
+            run_caches = None if caches is None else [caches[i] for i in layer_ids]
+            hidden_states, loads = run_blocks(blocks, hidden_states, layout, masks, subnet.top_k, run_caches)
+            loads = zip(layer_ids, loads, strict=True)
+            tokens_per_expert.update({layer_id: load for layer_id, load in loads if load is not None})
+            if layer_ids[-1] in taps:
+                hidden_states = taps[layer_ids[-1]](hidden_states)
         return DecoderOutput(self.norm(hidden_states), hidden_states, tokens_per_expert)
+
+
+def _runs(layer_ids: Sequence[int], taps: Container[int]) -> list[list[int]]:
+    """Cut behind each tapped layer."""
+    runs = [[]]
+    for layer_id in layer_ids:
+        runs[-1].append(layer_id)
+        if layer_id in taps:
+            runs.append([])
+    return [run for run in runs if run]

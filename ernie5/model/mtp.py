@@ -8,7 +8,7 @@ from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.linear import linear
 from ernie5.layers.norm import RMSNorm
-from ernie5.model.block import Block, BlockOutput
+from ernie5.model.block import Block, BlockOutput, run_blocks
 
 
 class MultiTokenPrediction(nn.Layer):
@@ -38,5 +38,6 @@ class MultiTokenPrediction(nn.Layer):
     ) -> BlockOutput:
         """residual and next_embeddings [batch, seq, hidden] -> hidden states for the shared head, same shape."""
         joined = paddle.concat([self.hnorm(residual), self.enorm(next_embeddings)], axis=-1)
-        output = self.block(self.eh_proj(joined), layout, expert_mask, top_k, cache)
-        return BlockOutput(self.norm(output.hidden_states), output.tokens_per_expert)
+        caches = None if cache is None else [cache]
+        hidden_states, loads = run_blocks([self.block], self.eh_proj(joined), layout, [expert_mask], top_k, caches)
+        return BlockOutput(self.norm(hidden_states), loads[0])

@@ -55,7 +55,7 @@ def choose(mode: str, bf16_products: bool = False) -> None:
     if bf16_products and why:
         raise UserError(f"ops.bf16_products is true, which only compiled operators do: {why}")
     if bf16_products and on_gpu():
-        raise UserError("ops.bf16_products is true, which is for CPUs: set it to false, on a GPU train.precision is bfloat16")
+        raise UserError("ops.bf16_products is true, which is for CPUs: set it to false (a GPU has train.precision)")
     _set_bf16_products(bf16_products)
     _backend.mode, _backend.why = ("reference", why) if why else ("native", "")
 

@@ -1,4 +1,4 @@
-"""A decoder layer as one operator against the layer itself, operator by operator in plain Paddle."""
+"""Decoder layers as one operator against the layers themselves, operator by operator in plain Paddle."""
 
 from dataclasses import replace
 
@@ -11,7 +11,9 @@ from ernie5.config.schema import AttentionConfig, ModelConfig, MoEConfig
 from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.rope import rotation
-from ernie5.model.block import Block
+from ernie5.model.block import Block, run_blocks
+from ernie5.model.decoder import Decoder
+from ernie5.model.subnet import make_subnet
 from ernie5.ops import backend
 from ernie5.ops.attention import Mask
 
@@ -49,7 +51,7 @@ PER_STEP = 1e-4  # of float32 outputs of about 1, each a chain of products
 def compiled():
     paddle.seed(0)
     with backend.using("native"), paddle.no_grad():
-        assert backend.is_native("decoder_block")
+        assert backend.is_native("decoder_layers")
         yield
 
 
@@ -89,9 +91,9 @@ def read(block: Block, config: ModelConfig, states: paddle.Tensor, chunks, colum
             own[..., 0] = np.clip(own[..., 0] - start, 0, size)
             own[..., 1] = np.clip(own[..., 1] - start, 0, None)
         layout = Layout(Mask(size, end, own), rotation(positions, config.attention))
-        output = block(states[:, start:end], layout, expert_mask, top_k, cache)
-        outputs.append(output.hidden_states)
-        loads.append(None if output.tokens_per_expert is None else output.tokens_per_expert.numpy())
+        output, load = run_blocks([block], states[:, start:end], layout, [expert_mask], top_k, [cache])
+        outputs.append(output)
+        loads.append(None if load[0] is None else load[0].numpy())
         start = end
     return paddle.concat(outputs, 1).astype("float32").numpy(), loads, cache
 
@@ -200,27 +202,60 @@ def test_gradients_are_the_plain_layers():
         cache = LayerCache()
         positions = paddle.zeros([1, 3, 3])
         layout = Layout(Mask(3, 3, causal=True), rotation(positions, CONFIG.attention))
-        block(states, layout, paddle.zeros([7]), 2, cache).hidden_states.sum().backward()
+        run_blocks([block], states, layout, [paddle.zeros([7])], 2, [cache]).hidden_states.sum().backward()
     assert cache.weights is None and block.self_attn.q_proj.weight.grad is not None
+
+
+DEEP = replace(CONFIG, num_hidden_layers=5, initializer_range=0.2, moe=replace(CONFIG.moe, num_dense_layers=1))
+EXPERTS = np.arange(6 * 7).reshape(6, 7) % 3 > 0  # that are kept, in each layer
+
+
+@pytest.mark.parametrize("taps", [(), (2,), (0, 3, 4)], ids=str)
+@pytest.mark.parametrize("layer_ids", [(0, 1, 2, 3, 4), (0, 2, 3, 4)], ids=str)
+def test_a_stack_is_one_call_between_what_reads_behind_its_layers(monkeypatch, layer_ids, taps):
+    decoder, calls = Decoder(DEEP), []
+    subnet = make_subnet(DEEP, layer_ids, EXPERTS[: 5 + DEEP.num_nextn_predict_layers], 2)
+    call = backend.call
+    monkeypatch.setattr(backend, "call", lambda name, *given: calls.append(name) or call(name, *given))
+
+    def outputs() -> list[np.ndarray]:
+        caches, found = [LayerCache() for _ in range(5)], []
+        for start, size in ((0, 4), (4, 1), (5, 1)):
+            states = paddle.to_tensor(np.sin(np.arange(2 * size * 40) + start).reshape([2, size, 40]).astype("float32"))
+            layout = Layout(Mask(size, start + size), rotation(paddle.full([1, size, 3], float(start)), DEEP.attention))
+            changes = {layer: lambda states, by=layer + 1: states * by for layer in taps if layer in layer_ids}
+            output = decoder(states, layout, subnet, caches, changes)
+            loads = [output.tokens_per_expert[layer].numpy() for layer in sorted(output.tokens_per_expert)]
+            found += [output.hidden_states.numpy(), output.residual.numpy(), np.array(loads)]
+            assert list(output.tokens_per_expert) == [layer for layer in layer_ids if layer > 0]
+        return found
+
+    native = outputs()
+    parts = len({place for place in taps if place in layer_ids} | {layer_ids[-1]})
+    assert calls.count("decoder_layers") == 3 * parts
+    with backend.using("reference"):
+        expected = outputs()
+    for ours, theirs in zip(native, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def inputs(batch: int = 1, new: int = 1, past: int = 2, capacity: int = 4) -> dict:
     block = build(CONFIG)
-    weights = block._gathered()
+    weights = block.gathered()
     return {
         "X": paddle.randn([batch, new, 40]),
         "Cos": paddle.ones([1, new, 1, 3]),
         "Sin": paddle.zeros([1, new, 1, 3]),
         "Mask": Mask(new, past + new).columns,
         "Past": paddle.to_tensor([past]),
-        "Key": paddle.randn([batch, capacity, 2, 6]),
-        "Value": paddle.randn([batch, capacity, 2, 6]),
+        "Keys": [paddle.randn([batch, capacity, 2, 6])],
+        "Values": [paddle.randn([batch, capacity, 2, 6])],
         "Weights": [*weights.attention, *weights.mlp, *weights.experts[:2], paddle.zeros([7]), *weights.experts[2:]],
     }
 
 
 def call(given: dict, top_k: int = 2) -> list[paddle.Tensor]:
-    return backend.call("decoder_block", list(given.values()), True, True, top_k, False, 1.0, 1e-5)
+    return backend.call("decoder_layers", list(given.values()), [3], top_k, False, 1.0, 1e-5)
 
 
 WRONG = {
@@ -231,7 +266,8 @@ WRONG = {
     "a mask of other keys": ({"Mask": paddle.zeros([1, 9, 2], "int32")}, 2, "mask has shape"),
     "three columns": ({"Mask": paddle.zeros([1, 3, 3], "int32")}, 2, "mask has 3 columns"),
     "angles of other tokens": ({"Cos": paddle.ones([1, 2, 1, 3])}, 2, "cos has shape"),
-    "other caches": ({"Value": paddle.zeros([1, 5, 2, 6])}, 2, "value_cache has shape"),
+    "other caches": ({"Values": [paddle.zeros([1, 5, 2, 6])]}, 2, "value_cache has shape"),
+    "too few caches": ({"Values": []}, 2, "1 caches of keys and 0 of values for 1 layers"),
     "too few weights": ({"Weights": [paddle.zeros([40])]}, 2, "1 weights, expected 14"),
     "too many choices": ({}, 8, "top_k is 8 of 7"),
 }

@@ -7,7 +7,7 @@
 
 namespace ernie5::cpu {
 
-struct DecoderBlockShape {
+struct DecoderLayerShape {
   int64_t batch, tokens;   // rows, and the new tokens of each
   int64_t past, capacity;  // tokens of a row that the caches hold, and have room for; past + tokens <= capacity
   int64_t hidden, heads, kv_heads, head_dim;
@@ -22,7 +22,7 @@ struct DecoderBlockShape {
 
 // As [in, out], rows of a matrix one after the other.
 template <typename T>
-struct DecoderBlockWeights {
+struct DecoderLayerWeights {
   const T *input_norm, *q_proj, *k_proj, *v_proj, *o_proj, *post_attention_norm;
   const T *mlp_gate, *mlp_up, *mlp_down;             // null without such a layer
   const float *router, *expert_bias, *expert_mask;   // [hidden, experts], [experts], [experts]
@@ -34,7 +34,7 @@ struct DecoderBlockWeights {
 // key_cache, value_cache [batch, capacity, kv_heads, head_dim], into which the new tokens are written behind `past`;
 // tokens_per_expert [experts]. Sums and activations are in compute_t<T>, products of few rows read the weights as they lie.
 template <typename T>
-void decoder_block(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* x, const float* cos,
+void decoder_layer(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* x, const float* cos,
                    const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out,
                    int64_t* tokens_per_expert);
 

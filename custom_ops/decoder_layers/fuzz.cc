@@ -1,4 +1,4 @@
-#include "decoder_block/kernel.h"
+#include "decoder_layers/kernel.h"
 #include "fuzz/call.h"
 
 namespace {
@@ -6,7 +6,7 @@ namespace {
 template <typename T>
 void run(ernie5::fuzz::Call& call) {
   using namespace ernie5::cpu;
-  DecoderBlockShape shape{};
+  DecoderLayerShape shape{};
   shape.batch = call.size(1, 3), shape.tokens = call.size(1, 5), shape.past = call.size(0, 40);
   shape.capacity = shape.past + shape.tokens + call.size(0, 9), shape.hidden = call.size(1, 40);
   shape.kv_heads = call.size(1, 2), shape.heads = shape.kv_heads * call.size(1, 3),
@@ -20,7 +20,7 @@ void run(ernie5::fuzz::Call& call) {
   const int64_t hidden = shape.hidden, width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
   const int64_t mlp = hidden * shape.mlp_width, ffn = shape.experts * hidden * shape.expert_width;
   const auto matrix = [&](int64_t count) { return call.input<T>(count, 0.1); };
-  const DecoderBlockWeights<T> weights{matrix(hidden),
+  const DecoderLayerWeights<T> weights{matrix(hidden),
                                        matrix(hidden * width),
                                        matrix(hidden * kv_width),
                                        matrix(hidden * kv_width),
@@ -38,10 +38,10 @@ void run(ernie5::fuzz::Call& call) {
   const int64_t angles = shape.angles * shape.head_dim / 2, cached = shape.batch * shape.capacity * kv_width;
   const auto* const mask =
       call.integers<int32_t>(shape.mask_batch * seen * shape.mask_columns, 0, static_cast<int32_t>(shape.tokens));
-  decoder_block<T>(shape, weights, call.input<T>(count), call.input<float>(angles), call.input<float>(angles), mask,
+  decoder_layer<T>(shape, weights, call.input<T>(count), call.input<float>(angles), call.input<float>(angles), mask,
                    matrix(cached), matrix(cached), call.output<T>(count), call.integers<int64_t>(shape.experts));
 }
 
-const ernie5::fuzz::Registered kRegistered("decoder_block", {run<float>, run<double>, run<ernie5::bfloat16>});
+const ernie5::fuzz::Registered kRegistered("decoder_layers", {run<float>, run<double>, run<ernie5::bfloat16>});
 
 }  // namespace

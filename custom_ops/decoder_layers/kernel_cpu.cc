@@ -1,4 +1,4 @@
-#include "decoder_block/kernel.h"
+#include "decoder_layers/kernel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -75,7 +75,7 @@ class Activations {
 
 // out = o_proj(attention(normed)) over the caches, to which the new keys and values are added.
 template <typename T>
-void attend(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* normed, const float* cos,
+void attend(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* normed, const float* cos,
             const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out) {
   const int64_t tokens = shape.tokens, rows = shape.batch * tokens, pairs = shape.head_dim / 2;
   const int64_t width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
@@ -104,7 +104,7 @@ void attend(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weight
 
 // out = down(silu(gate(normed)) * up(normed)).
 template <typename T>
-void gated_mlp(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* normed, T* out) {
+void gated_mlp(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* normed, T* out) {
   const int64_t rows = shape.batch * shape.tokens, width = shape.mlp_width;
   Activations<T> room(3 * rows * width);
   T *const gate = room.take(rows * width), *const up = room.take(rows * width), *const inner = room.take(rows * width);
@@ -116,7 +116,7 @@ void gated_mlp(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& wei
 
 // out = the weighted sum of the chosen experts.
 template <typename T>
-void routed_experts(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* normed, T* out,
+void routed_experts(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* normed, T* out,
                     int64_t* tokens_per_expert) {
   const int64_t rows = shape.batch * shape.tokens, slots = rows * shape.top_k;
   Scratch<float> floats(rows * (shape.hidden + shape.experts + shape.top_k + 1));
@@ -140,7 +140,7 @@ void routed_experts(const DecoderBlockShape& shape, const DecoderBlockWeights<T>
 }  // namespace
 
 template <typename T>
-void decoder_block(const DecoderBlockShape& shape, const DecoderBlockWeights<T>& weights, const T* x, const float* cos,
+void decoder_layer(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* x, const float* cos,
                    const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out,
                    int64_t* tokens_per_expert) {
   const int64_t rows = shape.batch * shape.tokens, count = rows * shape.hidden;
@@ -161,7 +161,7 @@ void decoder_block(const DecoderBlockShape& shape, const DecoderBlockWeights<T>&
 }
 
 #define INSTANTIATE(T)                                                                                              \
-  template void decoder_block<T>(const DecoderBlockShape&, const DecoderBlockWeights<T>&, const T*, const float*,    \
+  template void decoder_layer<T>(const DecoderLayerShape&, const DecoderLayerWeights<T>&, const T*, const float*,    \
                                  const float*, const int32_t*, T*, T*, T*, int64_t*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -1,6 +1,6 @@
 """One more token through a decoder layer of the yardstick: as one operator, and by its definitions.
 
-python -m custom_ops.decoder_block.bench_decoder_block
+python -m custom_ops.decoder_layers.bench_decoder_layers
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ def prepare(case: dict[str, int]) -> bench.Prepared:
     from ernie5.layers.attention import LayerCache
     from ernie5.layers.layout import Layout
     from ernie5.layers.rope import rotation
-    from ernie5.model.block import Block
+    from ernie5.model.block import Block, run_blocks
     from ernie5.ops import backend
     from ernie5.ops.attention import Mask
 
@@ -31,9 +31,9 @@ def prepare(case: dict[str, int]) -> bench.Prepared:
     held = {room: tuple(paddle.randn([batch, past + room, *shape]) for _ in range(2)) for room in (0, 1)}
 
     def forward():
-        cache.buffers, cache.length = held[backend.is_native("decoder_block")], past  # the operator writes in place
+        cache.buffers, cache.length = held[backend.is_native("decoder_layers")], past  # the operator writes in place
         with paddle.no_grad():
-            block(states, layout, expert_mask, config.moe.num_experts_per_tok, cache)
+            run_blocks([block], states, layout, [expert_mask], config.moe.num_experts_per_tok, [cache])
 
     return bench.Prepared(f"{batch} rows, {past} tokens before", {"forward": forward}, {"forward": batch})
 

@@ -1,26 +1,27 @@
-#include "decoder_block/kernel.h"
+#include "decoder_layers/kernel.h"
 
 #include "common/binding.h"
 
 namespace ernie5 {
 namespace {
 
-constexpr char kOp[] = "decoder_block";
+constexpr char kOp[] = "decoder_layers";
 
-// The weights as they come in one list: 6 of attention and norms, 3 of a gated MLP, 5 of routed experts.
+constexpr int kHasMlp = 1, kHasExperts = 2;  // bits of a layer's kind
+
+// The weights of a layer as they come in the list of all: 6 of attention and norms, 3 of a gated MLP, 5 of routed experts.
 struct Weights {
   const Tensor *input_norm, *q_proj, *k_proj, *v_proj, *o_proj, *post_attention_norm;
   const Tensor *mlp_gate = nullptr, *mlp_up = nullptr, *mlp_down = nullptr;
   const Tensor *router = nullptr, *expert_bias = nullptr, *expert_mask = nullptr, *gate_up = nullptr, *down = nullptr;
 
-  Weights(const std::vector<Tensor>& list, bool has_mlp, bool has_experts) {
-    const size_t expected = 6 + (has_mlp ? 3 : 0) + (has_experts ? 5 : 0);
-    PD_CHECK(list.size() == expected, kOp, ": ", list.size(), " weights, expected ", expected);
-    const Tensor* next = list.data();
+  static size_t count(int kind) { return 6 + (kind & kHasMlp ? 3 : 0) + (kind & kHasExperts ? 5 : 0); }
+
+  Weights(const Tensor* next, int kind) {
     for (const Tensor** one : {&input_norm, &q_proj, &k_proj, &v_proj, &o_proj, &post_attention_norm}) *one = next++;
-    if (has_mlp)
+    if (kind & kHasMlp)
       for (const Tensor** one : {&mlp_gate, &mlp_up, &mlp_down}) *one = next++;
-    if (has_experts)
+    if (kind & kHasExperts)
       for (const Tensor** one : {&router, &expert_bias, &expert_mask, &gate_up, &down}) *one = next++;
   }
 };
@@ -30,10 +31,10 @@ void check_weight(const Tensor& weight, const Shape& shape, DataType dtype, cons
   check_dtype(weight, dtype, kOp, name);
 }
 
-cpu::DecoderBlockShape check(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& mask,
+cpu::DecoderLayerShape check(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& mask,
                              const Tensor& past, const Tensor& key_cache, const Tensor& value_cache, const Weights& weights,
                              int64_t top_k) {
-  cpu::DecoderBlockShape shape{};
+  cpu::DecoderLayerShape shape{};
   check_cpu(x, kOp, "x");
   check_shape(x, {-1, -1, -1}, kOp, "x");
   shape.batch = x.shape()[0], shape.tokens = x.shape()[1], shape.hidden = x.shape()[2];
@@ -98,39 +99,74 @@ const T* maybe(const Tensor* tensor) {
   return tensor ? data<T>(*tensor) : nullptr;
 }
 
-// The caches are written in place; they come back so that a program knows.
-std::vector<Tensor> decoder_block(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& mask,
-                                  const Tensor& past, Tensor& key_cache, Tensor& value_cache,  // NOLINT
-                                  const std::vector<Tensor>& list, bool has_mlp, bool has_experts, int64_t top_k,
-                                  bool sigmoid, float scaling, float epsilon) {
-  const Weights weights(list, has_mlp, has_experts);
-  auto shape = check(x, cos, sin, mask, past, key_cache, value_cache, weights, top_k);
-  shape.score = sigmoid ? cpu::Score::kSigmoid : cpu::Score::kSoftmax;
-  shape.scaling = scaling, shape.epsilon = epsilon;
-  auto out = paddle::empty(x.shape(), x.dtype(), x.place());
-  auto tokens_per_expert = paddle::empty({shape.experts}, DataType::INT64, x.place());
+void check_lists(const std::vector<int>& kinds, size_t keys, size_t values, size_t weights) {
+  size_t expected = 0;
+  for (const int kind : kinds) expected += Weights::count(kind);
+  PD_CHECK(!kinds.empty() && keys == kinds.size() && values == kinds.size(), kOp, ": ", keys, " caches of keys and ",
+           values, " of values for ", kinds.size(), " layers");
+  PD_CHECK(weights == expected, kOp, ": ", weights, " weights, expected ", expected);
+}
+
+// One layer after the other. The caches are written in place; they come back so that a program knows.
+std::vector<Tensor> decoder_layers(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& mask,
+                                   const Tensor& past, std::vector<Tensor>& key_caches,    // NOLINT
+                                   std::vector<Tensor>& value_caches,                      // NOLINT
+                                   const std::vector<Tensor>& list, const std::vector<int>& kinds, int64_t top_k,
+                                   bool sigmoid, float scaling, float epsilon) {
+  check_lists(kinds, key_caches.size(), value_caches.size(), list.size());
+  std::vector<Weights> layers;
+  std::vector<cpu::DecoderLayerShape> shapes;
+  int64_t routing = 0, experts = 0;
+  for (size_t layer = 0, next = 0; layer < kinds.size(); next += Weights::count(kinds[layer++])) {
+    layers.emplace_back(list.data() + next, kinds[layer]);
+    auto shape = check(x, cos, sin, mask, past, key_caches[layer], value_caches[layer], layers[layer], top_k);
+    shape.score = sigmoid ? cpu::Score::kSigmoid : cpu::Score::kSoftmax;
+    shape.scaling = scaling, shape.epsilon = epsilon;
+    PD_CHECK(routing == 0 || !shape.experts || shape.experts == experts, kOp, ": layers of ", experts, " and of ",
+             shape.experts, " experts");
+    if (shape.experts) ++routing, experts = shape.experts;
+    shapes.push_back(shape);
+  }
+  auto out = paddle::empty(x.shape(), x.dtype(), x.place()), other = paddle::empty(x.shape(), x.dtype(), x.place());
+  auto tokens_per_expert = paddle::empty({routing, experts}, DataType::INT64, x.place());
   dispatch_float(x.dtype(), kOp, [&](auto zero) {
     using T = decltype(zero);
-    const cpu::DecoderBlockWeights<T> pointers{
-        data<T>(*weights.input_norm),        data<T>(*weights.q_proj),           data<T>(*weights.k_proj),
-        data<T>(*weights.v_proj),            data<T>(*weights.o_proj),           data<T>(*weights.post_attention_norm),
-        maybe<T>(weights.mlp_gate),          maybe<T>(weights.mlp_up),           maybe<T>(weights.mlp_down),
-        maybe<float>(weights.router),        maybe<float>(weights.expert_bias),  maybe<float>(weights.expert_mask),
-        maybe<T>(weights.gate_up),           maybe<T>(weights.down)};
-    cpu::decoder_block<T>(shape, pointers, data<T>(x), data<float>(cos), data<float>(sin), data<int32_t>(mask),
-                          data<T>(key_cache), data<T>(value_cache), data<T>(out),
-                          has_experts ? data<int64_t>(tokens_per_expert) : nullptr);
+    // Layers write to out and to other by turns, the last one to out.
+    T* turns[] = {data<T>(out), data<T>(other)};
+    const T* states = data<T>(x);
+    int64_t* load = data<int64_t>(tokens_per_expert);
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      const Weights& weights = layers[layer];
+      const cpu::DecoderLayerWeights<T> pointers{
+          data<T>(*weights.input_norm),        data<T>(*weights.q_proj),           data<T>(*weights.k_proj),
+          data<T>(*weights.v_proj),            data<T>(*weights.o_proj),           data<T>(*weights.post_attention_norm),
+          maybe<T>(weights.mlp_gate),          maybe<T>(weights.mlp_up),           maybe<T>(weights.mlp_down),
+          maybe<float>(weights.router),        maybe<float>(weights.expert_bias),  maybe<float>(weights.expert_mask),
+          maybe<T>(weights.gate_up),           maybe<T>(weights.down)};
+      T* const to = turns[(layers.size() - 1 - layer) % 2];
+      cpu::decoder_layer<T>(shapes[layer], pointers, states, data<float>(cos), data<float>(sin), data<int32_t>(mask),
+                            data<T>(key_caches[layer]), data<T>(value_caches[layer]), to, load);
+      if (shapes[layer].experts) load += experts;
+      states = to;
+    }
   });
   return {out, tokens_per_expert};
 }
 
-std::vector<Shape> infer_shape(const Shape& x, const Shape&, const Shape&, const Shape&, const Shape&, const Shape&,
-                               const Shape&, const std::vector<Shape>& weights, bool, bool has_experts, int64_t, bool, float,
-                               float) {
-  return {x, {has_experts ? weights.back()[0] : 0}};
+std::vector<Shape> infer_shape(const Shape& x, const Shape&, const Shape&, const Shape&, const Shape&,
+                               const std::vector<Shape>&, const std::vector<Shape>&, const std::vector<Shape>& weights,
+                               const std::vector<int>& kinds, int64_t, bool, float, float) {
+  int64_t routing = 0, experts = 0;
+  size_t next = 0;
+  for (const int kind : kinds) {
+    next += Weights::count(kind);
+    if (kind & kHasExperts) ++routing, experts = weights[next - 1][0];
+  }
+  return {x, {routing, experts}};
 }
 std::vector<DataType> infer_dtype(const DataType& x, const DataType&, const DataType&, const DataType&, const DataType&,
-                                  const DataType&, const DataType&, const std::vector<DataType>&) {
+                                  const std::vector<DataType>&, const std::vector<DataType>&,
+                                  const std::vector<DataType>&) {
   return {x, DataType::INT64};
 }
 
@@ -139,11 +175,13 @@ std::vector<DataType> infer_dtype(const DataType& x, const DataType&, const Data
 
 using namespace ernie5;  // NOLINT: Paddle's macros want the global namespace
 
-PD_BUILD_OP(ernie5_decoder_block)
-    .Inputs({"X", "Cos", "Sin", "Mask", "Past", "KeyCache", "ValueCache", paddle::Vec("Weights")})
-    .Outputs({"Out", "TokensPerExpert", "KeyCacheOut", "ValueCacheOut"})
-    .SetInplaceMap({{"KeyCache", "KeyCacheOut"}, {"ValueCache", "ValueCacheOut"}})
-    .Attrs({"has_mlp: bool", "has_experts: bool", "top_k: int64_t", "sigmoid: bool", "scaling: float", "epsilon: float"})
-    .SetKernelFn(PD_KERNEL(decoder_block))
+PD_BUILD_OP(ernie5_decoder_layers)
+    .Inputs({"X", "Cos", "Sin", "Mask", "Past", paddle::Vec("KeyCaches"), paddle::Vec("ValueCaches"),
+             paddle::Vec("Weights")})
+    .Outputs({"Out", "TokensPerExpert", paddle::Vec("KeyCachesOut"), paddle::Vec("ValueCachesOut")})
+    .SetInplaceMap({{paddle::Vec("KeyCaches"), paddle::Vec("KeyCachesOut")},
+                    {paddle::Vec("ValueCaches"), paddle::Vec("ValueCachesOut")}})
+    .Attrs({"kinds: std::vector<int>", "top_k: int64_t", "sigmoid: bool", "scaling: float", "epsilon: float"})
+    .SetKernelFn(PD_KERNEL(decoder_layers))
     .SetInferShapeFn(PD_INFER_SHAPE(infer_shape))
     .SetInferDtypeFn(PD_INFER_DTYPE(infer_dtype));
