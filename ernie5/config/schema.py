@@ -368,6 +368,19 @@ class OpsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How a model lies on the processes: pipeline x data x context x tensor of them, data being what they leave."""
+
+    tensor: int = 1  # processes that share each matrix of attention and of dense layers
+    sequence_parallel: bool = False  # with tensor: what lies between those matrices is shared too, by tokens
+    pipeline: int = 1  # stages of layers, one after the other
+    virtual_stages: int = 1  # pieces that each stage holds, interleaved: smaller bubbles, more messages
+    expert: int = 1  # processes over which the experts are spread; divides data x context x tensor
+    context: int = 1  # processes that share each row of tokens
+    sharding: int = 1  # processes over which optimizer state is spread (ZeRO-1); divides data
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A run: one model, its stages, its data."""
 
@@ -378,5 +391,6 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     ops: OpsConfig = field(default_factory=OpsConfig)
     members: tuple[MemberConfig, ...] = ()  # of the elastic family, evaluated beside the full model
