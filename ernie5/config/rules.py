@@ -9,6 +9,7 @@ from ernie5.config.audio_rules import (
     AUDIO_RUN_RULES,
     AUDIO_STAGE_RULES,
 )
+from ernie5.config.parallel_rules import PARALLEL_RUN_RULES
 from ernie5.config.ranges import joined, negative, not_a_share, not_positive, outside, prefixed
 from ernie5.config.schema import Config, ElasticConfig, MemberConfig, ModelConfig, StageConfig
 from ernie5.config.vision_rules import VISION_MODEL_RULES, VISION_RUN_RULES, VISION_STAGE_RULES
@@ -421,6 +422,8 @@ ELASTIC_RULES = (
     *AUDIO_ELASTIC_RULES,
 )
 MEMBER_RULES = (member_fits_the_model, member_has_experts_for_its_top_k, *AUDIO_MEMBER_RULES)
+
+
 RUN_RULES = (
     there_is_a_stage,
     there_is_a_source,
@@ -434,4 +437,5 @@ RUN_RULES = (
     generation_settings_are_in_range,
     *VISION_RUN_RULES,
     *AUDIO_RUN_RULES,
+    *PARALLEL_RUN_RULES,
 )

@@ -16,9 +16,11 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle.base import core
+from paddle.distributed.communication.group import Group
 
 from ernie5.errors import Fault, UserError
 from ernie5.modality.unified import UnifiedSequence
+from ernie5.parallel import gloo
 from ernie5.parallel.processes import meet
 
 BUCKET = 16 * 2**20  # elements that are summed at once: what is copied together stays small
@@ -62,25 +64,25 @@ class Ranks:
         _collective(lambda: dist.broadcast(tensor, 0))
         return value if self.is_first else pickle.loads(tensor.numpy().tobytes())
 
-    def summed(self, values: np.ndarray) -> np.ndarray:
-        """The sum over processes, of numbers of the same shape and type (float64 or int64) on each."""
+    def summed(self, values: np.ndarray, group: Group | None = None) -> np.ndarray:
+        """The sum over processes, or a group of them, of numbers of the same shape and type (float64 or int64)."""
         if self.size == 1:
             return values
         total = paddle.to_tensor(values)
-        _all_reduce(total)
+        _all_reduce(total, group)
         return total.numpy()
 
     @paddle.no_grad()
-    def sum_gradients(self, parameters: Iterable[paddle.Tensor]) -> None:
-        """Every gradient becomes the sum over processes; one that no process has stays None."""
+    def sum_gradients(self, parameters: Iterable[paddle.Tensor], group: Group | None = None) -> None:
+        """Every gradient becomes the sum over processes, or a group of them; one that none has stays None."""
         if self.size == 1:
             return
         parameters = [parameter for parameter in parameters if not parameter.stop_gradient]
-        have = self.summed(np.array([parameter.grad is not None for parameter in parameters], np.int64))
+        have = self.summed(np.array([parameter.grad is not None for parameter in parameters], np.int64), group)
         reached = [parameter for parameter, count in zip(parameters, have, strict=True) if count]
         for bucket in _buckets(reached):
             total = paddle.concat([_gradient(parameter).flatten() for parameter in bucket])
-            _all_reduce(total)
+            _all_reduce(total, group)
             parts = paddle.split(total, [parameter.size for parameter in bucket])
             for parameter, part in zip(bucket, parts, strict=True):
                 parameter.grad = part.reshape(parameter.shape)
@@ -112,8 +114,8 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _all_reduce(tensor: paddle.Tensor) -> None:
-    _collective(lambda: dist.all_reduce(tensor))
+def _all_reduce(tensor: paddle.Tensor, group: Group | None = None) -> None:
+    _collective(lambda: dist.all_reduce(tensor, group=group))
 
 
 def _collective(operation: Callable[[], object]) -> None:
@@ -146,6 +148,7 @@ def join() -> Ranks:
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
         return ALONE
     meet()
+    gloo.install()
     with contextlib.redirect_stderr(io.StringIO()):  # Paddle lists the flags that are set
         dist.init_parallel_env()
     return Ranks(dist.get_rank(), dist.get_world_size())

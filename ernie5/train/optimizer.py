@@ -1,7 +1,7 @@
 """AdamW with decoupled weight decay, and clipping by the global norm."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import paddle
 from paddle import nn
@@ -33,13 +33,21 @@ def build_optimizer(model: nn.Layer, config: OptimizerConfig) -> AdamW:
 
 
 @paddle.no_grad()
-def clip_grad_norm(parameters: Iterable[paddle.Tensor], clip_norm: float) -> float:
+def clip_grad_norm(
+    parameters: Iterable[paddle.Tensor],
+    clip_norm: float,
+    spread: Iterable[paddle.Tensor] = (),
+    summed: Callable[[float], float] = float,
+) -> float:
     """Scales all gradients so that their global norm is at most clip_norm (0: leaves them) and returns the norm before.
 
-    The gradients are touched only when they are too large. A norm that is not finite is returned as it is.
+    The gradients are touched only when they are too large. A norm that is not finite is returned as it is. `spread`:
+    parameters of which every process has its own, whose squares `summed` adds up over the processes.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = sums_of_squares(gradients)
+    own = [parameter.grad for parameter in spread if parameter.grad is not None]
+    squares = [*sums_of_squares(gradients), summed(math.fsum(sums_of_squares(own)))]
+    gradients += own
     norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
     if clip_norm and norm > clip_norm:
         scale_all(gradients, clip_norm / norm)

@@ -34,6 +34,8 @@ from ernie5.model.folder import save_pretrained
 from ernie5.model.weights import assign
 from ernie5.ops import backend
 from ernie5.parallel.data_parallel import Ranks, join
+from ernie5.parallel.expert import SpreadExperts
+from ernie5.parallel.mesh import Mesh, make_mesh
 from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
@@ -65,11 +67,12 @@ def run(config: Config, resume: str, show: Show) -> bool:
     Raises UserError before anything is built or overwritten where that can be known, Fault for what breaks on the way.
     """
     run_dir, ranks = Path(config.train.output_dir), join()
+    mesh = make_mesh(ranks.size, config.parallel)
     with _claim(run_dir) if ranks.is_first else nullcontext():
-        return _run(config, run_dir, resume, show, ranks)
+        return _run(config, run_dir, resume, show, ranks, mesh)
 
 
-def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -> bool:
+def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, mesh: Mesh) -> bool:
     _check_batches(config, ranks.size)
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
@@ -84,13 +87,17 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -
     model = build_model(config, precision)
     if vision is not None and checkpoint is None:
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
+    spread = SpreadExperts(model, ranks, mesh) if mesh.expert > 1 else None
     optimizer = build_optimizer(model, config.optimizer)
     if not ranks.is_first:
         services = Services(metrics=None, save=None, show_samples=None, validation=None)  # the first process's
-        trainer = Trainer(config, model, optimizer, None, services, vision, audio_coder, ranks)
+        trainer = Trainer(config, model, optimizer, None, services, vision, audio_coder, ranks, spread)
         if checkpoint is not None:
             _restore(trainer, checkpoint, audio)
-        return trainer.fit()
+        finished = trainer.fit()
+        if spread is not None:
+            spread.gather({})
+        return finished
     validation_set = _Validation(validation, tokenizer, config)
     # What is wrong with them shows now, not after hours.
     validation_set(config.stages[0].max_seq_len, False)
@@ -111,7 +118,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -
             store.save(
                 step=state.step,
                 model_tensors=model.state_dict(),
-                optimizer_tensors=export_optimizer(optimizer, model),
+                optimizer_tensors=spread.optimizer_tensors if spread else export_optimizer(optimizer, model),
                 state={
                     "train": asdict(state),
                     "loader": loader_state,
@@ -136,7 +143,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -
             return shown
 
         services = Services(metrics=metrics, save=save, show_samples=show_samples, validation=validation_set)
-        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder, ranks)
+        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder, ranks, spread)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
         else:
@@ -155,7 +162,10 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks) -
             _report(run_dir)
     vision_dir = vision.folders[trainer.state.vision_bits or vision.most_bits] if vision else None
     audio_dirs = (audio.folder, audio.speaker_folder) if audio else ()
-    save_pretrained(model, run_dir / "model", tokenizer_dir, vision_dir, *audio_dirs)
+    if spread is not None:
+        spread.gather({})
+    with spread.whole() if spread is not None else nullcontext():
+        save_pretrained(model, run_dir / "model", tokenizer_dir, vision_dir, *audio_dirs)
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
@@ -270,8 +280,11 @@ def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
 
 
 def _restore(trainer: Trainer, checkpoint: Checkpoint, audio: RunAudio | None) -> None:
-    assign(trainer.model.state_dict().items(), checkpoint.model_tensors(), checkpoint.path)
-    import_optimizer(trainer.optimizer, trainer.model, checkpoint.optimizer_tensors(), checkpoint.path)
+    tensors, state = checkpoint.model_tensors(), checkpoint.optimizer_tensors()
+    if trainer.spread is not None:
+        tensors, state = trainer.spread.own(tensors), trainer.spread.own(state)
+    assign(trainer.model.state_dict().items(), tensors, checkpoint.path)
+    import_optimizer(trainer.optimizer, trainer.model, state, checkpoint.path)
     try:
         state = TrainState(**checkpoint.state["train"])
         set_rng_states(checkpoint.state["rng"])

@@ -15,14 +15,16 @@ from tqdm import tqdm
 
 from ernie5.config.schema import Config, StageConfig
 from ernie5.data.loader import Loader
+from ernie5.data.packing import build_row
 from ernie5.elastic.sampler import draw_subnet
 from ernie5.errors import Fault, UserError
 from ernie5.modality.audio_codes import AudioCoder
 from ernie5.modality.batch import Batch, Coders, make_batch
-from ernie5.modality.unified import UnifiedSequence
+from ernie5.modality.unified import UnifiedSequence, stack
 from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.parallel.data_parallel import ALONE, Ranks
+from ernie5.parallel.expert import SpreadExperts
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.expert_use import expert_use, watch_experts
@@ -30,6 +32,7 @@ from ernie5.train.metrics import MetricsLog
 from ernie5.train.modality_balance import averaged, balance_weights
 from ernie5.train.modality_gradients import modality_gradient_norms
 from ernie5.train.optimizer import clip_grad_norm, first_not_finite
+from ernie5.train.optimizer_state import export_optimizer
 from ernie5.train.schedule import batch_rows, learning_rate, steps_left, vision_bits
 from ernie5.train.vision_tokenizers import VisionTokenizers
 
@@ -128,9 +131,12 @@ class Trainer:
         vision: VisionTokenizers | None = None,
         audio: AudioCoder | None = None,
         ranks: Ranks = ALONE,
+        spread: SpreadExperts | None = None,
     ):
         self.config, self.model, self.optimizer, self.loader = config, model, optimizer, loader
-        self.vision, self.audio, self.ranks = vision, audio, ranks
+        self.vision, self.audio, self.ranks, self.spread = vision, audio, ranks, spread
+        apart = {id(parameter) for parameter in spread.parameters()} if spread else set()
+        self.shared = [parameter for parameter in model.parameters() if id(parameter) not in apart]
         self.services = services
         self.balance = ExpertBalance(model)
         self.state = TrainState()
@@ -161,9 +167,10 @@ class Trainer:
                 if not self._must_stop():
                     self.state = self.state.next_stage()
             if not self.state.is_finished:
-                self.ranks.on_first(self._finish)
+                self._on_first(self._finish)
         except (UserError, Fault):
-            self._save_if_new()
+            if self.spread is None:  # else it takes all processes, and they may not be there
+                self._save_if_new()
             raise
         finally:
             gc.unfreeze()
@@ -175,6 +182,19 @@ class Trainer:
         if self.asked_by is not None:  # asked twice: at once
             raise KeyboardInterrupt
         self.asked_by = number
+
+    def _on_first(self, work: Callable[[], None]) -> None:
+        """The first process works, on the whole model; the others give it their experts and wait."""
+        if self.spread is None:
+            self.ranks.on_first(work)
+            return
+        self.spread.gather(export_optimizer(self.optimizer, self.model))
+
+        def work_on_whole() -> None:
+            with self.spread.whole():
+                work()
+
+        self.ranks.on_first(work_on_whole)
 
     def _must_stop(self) -> bool:
         """Whether a signal has come, to any process, or the steps are done: the same on all processes.
@@ -201,7 +221,7 @@ class Trainer:
                 self._show(bar, report)
                 self._log(stage, report)
                 if self._goes_on(stage) and self._is_due():
-                    self.ranks.on_first(lambda: self._maintain(stage, bar))
+                    self._on_first(lambda: self._maintain(stage, bar))
 
     def _goes_on(self, stage: StageConfig) -> bool:
         """Whether another step follows; the last one's samples and scores are made by `_finish`."""
@@ -222,9 +242,9 @@ class Trainer:
         every = stage.balance.measure_steps
         is_due = every and self.state.step % every == 0 and self.ranks.is_first
         measured = {} if not is_due else self._gradients(batches[0], subnet, shares)
-        losses = self._accumulate_gradients(batches, subnet, shares)
+        losses = self._accumulate_gradients(batches, self._idle_batches(rows, stage, len(batches)), subnet, shares)
         loss = losses.objective(shares)
-        grad_norm = clip_grad_norm(self.model.parameters(), self.config.optimizer.clip_norm)
+        grad_norm = self._clip_grad_norm()
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             self._stop_on_nan(loss)
         lr = learning_rate(stage, self.state.stage_step, self.state.stage_tokens)
@@ -246,6 +266,18 @@ class Trainer:
             batch_tokens=tokens,
             seconds=seconds,
             subnet=subnet,
+        )
+
+    def _clip_grad_norm(self) -> float:
+        clip_norm = self.config.optimizer.clip_norm
+        if self.spread is None:
+            return clip_grad_norm(self.shared, clip_norm)
+        group = self.spread.group
+        return clip_grad_norm(
+            self.shared,
+            clip_norm,
+            self.spread.parameters(),
+            lambda squares: float(self.ranks.summed(np.array([squares]), group)[0]),
         )
 
     def _next_rows(self, num_rows: int) -> UnifiedSequence:
@@ -274,8 +306,18 @@ class Trainer:
         terms = {name: getattr(losses, name) for name in weights if weights[name]}
         return {name: term for name, term in terms.items() if term is not None}, losses
 
-    def _accumulate_gradients(self, batches: list[Batch], subnet: Subnet, shares: dict[str, float]) -> StepLosses:
-        """Gradients of the mean over the whole batch, however it is cut."""
+    def _idle_batches(self, rows: UnifiedSequence, stage: StageConfig, count: int) -> list[Batch]:
+        """Batches of pads for a process that has fewer than others: where experts are spread, all have to be there."""
+        if self.spread is None:
+            return []
+        most = -(-len(rows.input_ids) // self.ranks.size)
+        idle = make_batch(stack([build_row([], rows.input_ids.shape[1], pad_id=0)]))
+        return [idle] * (-(-most // stage.micro_batch_rows) - count)
+
+    def _accumulate_gradients(
+        self, batches: list[Batch], idle: list[Batch], subnet: Subnet, shares: dict[str, float]
+    ) -> StepLosses:
+        """Gradients of the mean over the whole batch, however it is cut. `idle` has no part in it."""
         of_batches = [batch.weights() for batch in batches]
         weights = self._summed({name: sum(weight[name] for weight in of_batches) for name in shares})
         weights["mtp"] *= self.model.mtp is not None
@@ -284,16 +326,22 @@ class Trainer:
                 f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py"
             )
         sums = dict.fromkeys(shares, 0.0)
-        for batch in batches:
+        for place, batch in enumerate([*batches, *idle]):
             terms, losses = self._terms(batch, subnet, weights)
-            if terms:
-                sum(term * (shares[name] / weights[name]) for name, term in terms.items()).backward()
+            parts = [term * (shares[name] / weights[name]) for name, term in terms.items()]
+            if self.spread is not None:
+                parts.append(losses.text * 0.0)  # no process leaves out a backward pass that others do
+            if parts:
+                sum(parts).backward()
             for name, term in terms.items():
                 sums[name] += float(term)
-            self.balance.collect(losses.tokens_per_expert)
+            if place < len(batches):
+                self.balance.collect(losses.tokens_per_expert)
         # All that is exchanged comes before the first change of a weight: if it fails, what is saved is whole.
         self.balance.sum_over(self.ranks)
-        self.ranks.sum_gradients(self.model.parameters())
+        self.ranks.sum_gradients(self.shared)
+        if self.spread is not None and self.spread.replicas is not None:
+            self.ranks.sum_gradients(self.spread.parameters(), self.spread.replicas)
         sums = self._summed(sums)
         return StepLosses(**{name: sums[name] / weights[name] if weights[name] else None for name in shares})
 
@@ -304,6 +352,8 @@ class Trainer:
 
     def _stop_on_nan(self, loss: float) -> None:
         name = first_not_finite(self.model)
+        if self.spread is not None:
+            self._on_first(self._save_if_new)  # all processes see the same loss
         raise Fault(
             f"step {self.state.step}: the loss is {loss} and the gradient of {name or 'no parameter'} is not finite; "
             "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
