@@ -4,7 +4,7 @@ python tools/plan.py -m configs/model/full_2p4t.yaml --stage configs/stage/repor
     --cluster configs/cluster/h800_4096.yaml --top 5
 python tools/plan.py ... --layout tensor=4,pipeline=12,expert=64 --recompute full --timeline timeline.png
 
-Loads no Paddle. How to read the output: docs/guides/plan.md
+Loads no Paddle. Ends with 0 when a layout fits, 1 when none does. How to read the output: docs/guides/plan.md
 """
 
 import argparse
@@ -78,20 +78,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("-m", "--model", required=True, metavar="FILE", help="a model, such as configs/model/full_2p4t.yaml")
-    add(
-        "--stage", required=True, metavar="FILE[:NAME]", help="a file of stages and the name of one; default: its first"
-    )
+    add("--stage", required=True, metavar="FILE[:NAME]", help="a file of stages and one of them; default: its first")
     add("--cluster", required=True, metavar="FILE", help="the GPUs, such as configs/cluster/h800_4096.yaml")
     add("--layout", metavar="DEGREES", help="one layout instead of a search: tensor=4,pipeline=12,expert=64,...")
     add("--top", type=positive, default=5, metavar="N", help="layouts that the search lists (default: 5)")
     add("--recompute", choices=("auto", "none", "full"), default="auto", help="default: whichever is faster and fits")
     add("--precision", choices=("bfloat16", "float8", "float32"), default="bfloat16", help="default: bfloat16")
-    add(
-        "--dispatch", choices=("rank", "node"), default="rank", help="a row once to each rank, or to each node (DeepEP)"
-    )
-    add(
-        "--overlap", type=share, default=0.0, metavar="SHARE", help="of the experts' all-to-all that hides (default: 0)"
-    )
+    add("--dispatch", choices=("rank", "node"), default="rank", help="a row once to each rank, or each node (DeepEP)")
+    add("--overlap", type=share, default=0.0, metavar="SHARE", help="of the all-to-all that is hidden (default: 0)")
     add("--timeline", metavar="PNG", help="draws the pipeline's schedule (needs matplotlib)")
     add("-o", "--opt", action="append", default=[], metavar="KEY=VALUE", help="sets model.*, stages.* or cluster.*")
     return parser.parse_args()
@@ -170,7 +164,8 @@ def found(job: Job, tried: tuple[Policy, ...], top: int) -> tuple[Plan | None, l
 
 def heading(job: Job) -> str:
     model, stage, cluster = job.model, job.stage, job.cluster
-    return f"{model.name}, {stage.name} ({stage.batch_tokens:,} tokens a step, rows of {stage.max_seq_len:,}), {cluster.name}"
+    batch = f"{stage.batch_tokens:,} tokens a step, rows of {stage.max_seq_len:,}"
+    return f"{model.name}, {stage.name} ({batch}), {cluster.name}"
 
 
 def ranking(result: Found, top: int) -> list[str]:
@@ -187,13 +182,8 @@ def report(job: Job, plan: Plan) -> list[str]:
     hidden = f", {policy.expert_overlap:.0%} of dispatch hidden" if policy.expert_overlap else ""
     run = f"{policy.precision}, recompute {policy.recompute}, one row for each {policy.dispatch}{hidden}"
     lines = [f"layout: {layout} on {job.cluster.gpus:,} GPUs; {run}"]
-    return (
-        lines
-        + parameter_lines(job, layout)
-        + memory_lines(job, plan)
-        + traffic_lines(job, plan)
-        + time_lines(job, plan)
-    )
+    lines += parameter_lines(job, layout) + memory_lines(job, plan)
+    return lines + traffic_lines(job, plan) + time_lines(job, plan)
 
 
 def parameter_lines(job: Job, layout: Layout) -> list[str]:

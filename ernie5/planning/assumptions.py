@@ -39,9 +39,7 @@ class Policy:
 
 # Shares of the data sheet that are reached. These decide the predicted time; each is a judgement near what is named.
 MATMUL = 0.70  # dense bfloat16 products: cuBLAS on Hopper reaches 650 to 750 of 989 TFLOP/s on large ones
-ATTENTION = (
-    0.50  # FlashAttention-3, causal, heads of 128: about 0.6 forward, 0.5 backward (arXiv:2407.08608, fig. 5, 6)
-)
+ATTENTION = 0.50  # FlashAttention-3, causal, heads of 128: 0.6 forward, 0.5 backward (arXiv:2407.08608, fig. 5, 6)
 EXPERTS = 0.60  # products grouped by expert, bfloat16: dense ones less the tails of uneven groups
 EXPERTS_FLOAT8 = 0.50  # DeepGEMM's grouped products reach about 0.6; quantising rows and weights takes the rest
 MEMORY = 0.80  # of the GPU's memory, streams of reads and writes

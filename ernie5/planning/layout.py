@@ -157,9 +157,8 @@ def _experts(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cl
 
 def _expert_group(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cluster) -> str | None:
     if layout.stage_gpus % layout.expert:
-        return (
-            f"expert {layout.expert} does not divide the {layout.stage_gpus} GPUs of a stage (data x context x tensor)"
-        )
+        stage_gpus = f"the {layout.stage_gpus} GPUs of a stage (data x context x tensor)"
+        return f"expert {layout.expert} does not divide {stage_gpus}"
     return None
 
 
@@ -177,7 +176,8 @@ def _batch(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Clus
 
 def _interleaving(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cluster) -> str | None:
     count = microbatches(layout, stage)
-    if layout.virtual_stages > 1 and count % layout.pipeline:
+    whole = _batch(layout, model, stage, cluster) is None
+    if whole and layout.virtual_stages > 1 and count % layout.pipeline:
         return f"{count} forward passes a step are not a multiple of pipeline {layout.pipeline}, as interleaving needs"
     return None
 

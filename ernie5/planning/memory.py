@@ -45,8 +45,7 @@ def rank_memory(model: ModelConfig, stage: StageConfig, layout: Layout, policy: 
     kept = (piece_activation_bytes(model, stage, layout, policy, piece) for piece in pieces)
     activations = sum(count * size for count, size in zip(held, kept, strict=True))
     if policy.recompute == "full":
-        routes = [any(piece.moe_layers for piece in pieces)] * (model.moe.num_experts > 0) or [False]
-        activations += layer_activation_bytes(model, stage, layout, policy, routes[0])
+        activations += layer_activation_bytes(model, stage, layout, policy, model.moe.num_experts > 0)
     return Memory(
         weights=float(parameters.total * numbers.weight),
         gradients=float((parameters.total - parameters.frozen) * numbers.gradient),

@@ -84,9 +84,9 @@ def make_plan(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Po
 def peak_memory(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy) -> tuple[Memory, int]:
     """The memory of the fullest GPU, and its pipeline rank."""
     ranks = different_ranks(model, layout.pipeline, layout.virtual_stages, stage.max_seq_len)
-    return max(
-        ((rank_memory(model, stage, layout, policy, rank), rank) for rank in ranks), key=lambda one: one[0].total
-    )
+    sizes = {rank: rank_memory(model, stage, layout, policy, rank) for rank in ranks}
+    fullest = max(sizes, key=lambda rank: sizes[rank].total)
+    return sizes[fullest], fullest
 
 
 def fits(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster) -> bool:

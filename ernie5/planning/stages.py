@@ -126,7 +126,9 @@ def different_ranks(model: ModelConfig, pipeline: int, virtual_stages: int, seq_
 
 
 @lru_cache(maxsize=4096)
-def piece_parameters(model: ModelConfig, piece: Piece, tensor: int, expert: int, copies_embedding: bool):
+def piece_parameters(
+    model: ModelConfig, piece: Piece, tensor: int, expert: int, copies_embedding: bool
+) -> RankParameters:
     """A GPU's parameters of one piece, by the rules of `RankParameters`."""
     count, hidden, moe = count_parameters(model), model.hidden_size, model.moe
     blocks = model.num_nextn_predict_layers if piece.is_last else 0

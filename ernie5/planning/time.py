@@ -19,7 +19,7 @@ from ernie5.planning.layout import Layout, microbatches
 from ernie5.planning.memory import layer_activation_bytes, optimizer_bytes, rank_tokens
 from ernie5.planning.parameters import flops_per_token
 from ernie5.planning.schedule import bubble_share
-from ernie5.planning.stages import LayerFlops, cut_layers, different_ranks, piece_flops, rank_parameters
+from ernie5.planning.stages import LayerFlops, Piece, cut_layers, different_ranks, piece_flops, rank_parameters
 from ernie5.planning.traffic import Flow, rank_traffic
 
 
@@ -125,7 +125,9 @@ def _rank_time(
     )
 
 
-def _layer_bytes(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, pieces) -> float:
+def _layer_bytes(
+    model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, pieces: tuple[Piece, ...]
+) -> float:
     """What the layers of these pieces would keep without recompute: it all passes through memory."""
     blocks = model.num_nextn_predict_layers if pieces[-1].is_last else 0
     routing = sum(piece.moe_layers for piece in pieces) + (blocks if model.moe.num_experts else 0)
@@ -134,7 +136,9 @@ def _layer_bytes(model: ModelConfig, stage: StageConfig, layout: Layout, policy:
     return size + (dense * layer_activation_bytes(model, stage, layout, policy, False) if dense else 0.0)
 
 
-def _optimizer(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster, rank) -> float:
+def _optimizer(
+    model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster, rank: int
+) -> float:
     """States read and written, gradients read, weights written: bound by memory."""
     numbers = policy.bytes
     states = optimizer_bytes(rank_parameters(model, layout, stage.max_seq_len, rank), layout, policy)

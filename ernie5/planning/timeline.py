@@ -19,7 +19,7 @@ def draw_timeline(layout: Layout, microbatches: int, backward: float, path: Path
     try:
         import matplotlib
     except ImportError:
-        raise UserError("--timeline needs matplotlib: pip install 'ernie5[plot]' or pip install matplotlib") from None
+        raise UserError("--timeline needs matplotlib: pip install 'ernie5[train]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -46,9 +46,8 @@ def rank_traffic(
     tensor = Flow()
     if layout.tensor > 1:
         tensor = _tensor(model, stage, layout, policy, pieces, layers, routing).times(count)
-        tensor = tensor + _all_reduce(
-            parameters.whole * policy.bytes.gradient * layout.sequence_parallel, layout.tensor
-        )
+        if layout.sequence_parallel:  # each GPU has the gradients of norms and routers for its tokens alone
+            tensor = tensor + _all_reduce(parameters.whole * policy.bytes.gradient, layout.tensor)
     return {
         "tensor": tensor,
         "context": _context(model, stage, layout, policy, node).times(count * layers),
@@ -60,8 +59,16 @@ def rank_traffic(
     }
 
 
-def _tensor(model, stage, layout: Layout, policy: Policy, pieces, layers: int, routing: int) -> Flow:
-    """A forward and a backward pass. In units of (tensor - 1) / tensor * n * hidden * a, a ring's half of an all-reduce:
+def _tensor(
+    model: ModelConfig,
+    stage: StageConfig,
+    layout: Layout,
+    policy: Policy,
+    pieces: tuple[Piece, ...],
+    layers: int,
+    routing: int,
+) -> Flow:
+    """A forward and a backward pass, in halves of an all-reduce by a ring, (tensor - 1) / tensor * n * hidden * a:
 
     Attention, and each dense or shared MLP: forward 2, backward 2 (two all-reduces, or with sequence parallelism two
     pairs of all-gather and reduce-scatter) and, with it, 1 more to gather the input again for the weights' gradient.
@@ -70,9 +77,8 @@ def _tensor(model, stage, layout: Layout, policy: Policy, pieces, layers: int, r
     Embedding and each head: 2. Full recompute: the forward part of a layer again.
     """
     split = layout.sequence_parallel
-    unit = (
-        (layout.tensor - 1) / layout.tensor * rank_tokens(layout, stage) * model.hidden_size * policy.bytes.activation
-    )
+    row = rank_tokens(layout, stage) * model.hidden_size * policy.bytes.activation
+    unit = (layout.tensor - 1) / layout.tensor * row
     again = policy.recompute == "full"
     mlps = layers - routing + (routing if model.moe.num_shared_experts else 0)
     cut_products, gathers = layers + mlps, 0 if split else routing
@@ -95,8 +101,8 @@ def _context(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Pol
 
 
 def _expert(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, node: int) -> Flow:
-    """A layer's two passes. A GPU has n / tensor tokens of its own. Each goes to `ranks` of the expert ranks, on average
-    (`expected_groups`), all but one in `expert` of them on another GPU, and four rows of hidden numbers a rank:
+    """A layer's two passes. A GPU has n / tensor tokens of its own. Each goes to some of the expert ranks, on average
+    `expected_groups` of them, all but one in `expert` on another GPU, and to each travel four rows of hidden numbers:
 
     forward: the row with top_k ids and weights, and the sum back; backward: the sum's gradient, and the row's gradient
     back with those of the weights. Before, 8 bytes of count to each rank. Full recompute: the forward part again.
@@ -127,7 +133,9 @@ def _expert(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Poli
     )
 
 
-def _pipeline(model, stage, layout: Layout, policy: Policy, node: int, pieces: tuple[Piece, ...]) -> Flow:
+def _pipeline(
+    model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, node: int, pieces: tuple[Piece, ...]
+) -> Flow:
     """A microbatch: n / s * hidden * a forward from every piece but the last, and as much back from every one but the
     first. Least: each GPU of a tensor group sends its share, whatever s is."""
     if layout.pipeline == 1:
