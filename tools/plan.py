@@ -18,10 +18,10 @@ from ernie5.config.rules import batch_is_whole_rows, stage_sizes_are_in_range
 from ernie5.config.schema import ModelConfig, StageConfig
 from ernie5.errors import UserError, exit_cleanly
 from ernie5.planning.assumptions import Policy
+from ernie5.planning.case import Case
 from ernie5.planning.cluster import Cluster, load_cluster
-from ernie5.planning.layout import RULES, Layout, microbatches, parse_layout
-from ernie5.planning.search import OUT_OF_MEMORY, Found, Plan, layout_refusals, make_plan, policies, search
-from ernie5.planning.stages import cut_layers, rank_parameters
+from ernie5.planning.layout import RULES, parse_layout
+from ernie5.planning.search import OUT_OF_MEMORY, Found, Plan, case_refusals, make_plan, policies, search
 from ernie5.planning.timeline import draw_timeline
 from ernie5.planning.traffic import rank_traffic
 
@@ -63,8 +63,8 @@ def main() -> int:
     tried = policies(base, args.recompute)
     plan, lines = named(job, args.layout, tried) if args.layout else found(job, tried, args.top)
     if plan is not None and args.timeline:
-        backward = 3.0 if plan.policy.recompute == "full" else 2.0
-        count = microbatches(plan.layout, job.stage)
+        backward = 3.0 if plan.case.policy.recompute == "full" else 2.0
+        count = plan.case.microbatches
         drawn = draw_timeline(plan.layout, count, backward, Path(args.timeline))
         lines.append(f"\ntimeline of {drawn} of {count} microbatches: {args.timeline}")
     try:
@@ -136,11 +136,12 @@ def named(job: Job, text: str, tried: tuple[Policy, ...]) -> tuple[Plan | None, 
     """One layout: its report, or why it is refused. Of several policies the fastest that fits."""
     layout = parse_layout(text, job.cluster)
     lines = [heading(job)]
-    refused = [layout_refusals(layout, job.model, job.stage, policy, job.cluster) for policy in tried]
-    fitting = [policy for policy, reasons in zip(tried, refused, strict=True) if not reasons]
+    cases = [Case(job.model, job.stage, layout, policy) for policy in tried]
+    refused = [case_refusals(case, job.cluster) for case in cases]
+    fitting = [case for case, reasons in zip(cases, refused, strict=True) if not reasons]
     if any(name != OUT_OF_MEMORY for name in refused[-1]):
         return None, [*lines, f"refused: {layout}", *(f"  {sentence}" for sentence in refused[-1].values())]
-    plans = [make_plan(job.model, job.stage, layout, policy, job.cluster) for policy in fitting or tried[-1:]]
+    plans = [make_plan(case, job.cluster) for case in fitting or cases[-1:]]
     plan = min(plans, key=lambda plan: plan.time.total)
     lines += report(job, plan)
     for policy, reasons in zip(tried, refused, strict=True):
@@ -172,24 +173,24 @@ def ranking(result: Found, top: int) -> list[str]:
     lines = [f"{'layout':<44}{'recompute':>10}{'s/step':>9}{'MFU':>8}{'GiB':>8}{'bubble':>9}"]
     for plan in result.plans[:top]:
         figures = f"{plan.time.total:>9.2f}{plan.time.mfu:>8.1%}{plan.memory.total / 2**30:>8.1f}"
-        lines.append(f"{plan.layout!s:<44}{plan.policy.recompute:>10}{figures}{plan.time.bubble_share:>9.1%}")
+        lines.append(f"{plan.layout!s:<44}{plan.case.policy.recompute:>10}{figures}{plan.time.bubble_share:>9.1%}")
     return lines
 
 
 def report(job: Job, plan: Plan) -> list[str]:
     """Everything about one plan."""
-    layout, policy = plan.layout, plan.policy
+    layout, policy = plan.layout, plan.case.policy
     hidden = f", {policy.expert_overlap:.0%} of dispatch hidden" if policy.expert_overlap else ""
     run = f"{policy.precision}, recompute {policy.recompute}, one row for each {policy.dispatch}{hidden}"
     lines = [f"layout: {layout} on {job.cluster.gpus:,} GPUs; {run}"]
-    lines += parameter_lines(job, layout) + memory_lines(job, plan)
+    lines += parameter_lines(plan) + memory_lines(job, plan)
     return lines + traffic_lines(job, plan) + time_lines(job, plan)
 
 
-def parameter_lines(job: Job, layout: Layout) -> list[str]:
-    cut = cut_layers(job.model, layout.pipeline, layout.virtual_stages, job.stage.max_seq_len)
-    depth = [sum(piece.layers for piece in pieces) for pieces in cut]
-    sizes = [rank_parameters(job.model, layout, job.stage.max_seq_len, rank) for rank in range(layout.pipeline)]
+def parameter_lines(plan: Plan) -> list[str]:
+    ranks = range(plan.layout.pipeline)
+    depth = [sum(piece.layers for piece in plan.case.pieces(rank)) for rank in ranks]
+    sizes = [plan.case.parameters(rank) for rank in ranks]
     lines = ["", f"layers of each pipeline rank: {' '.join(map(str, depth))} (the last has the head and the block too)"]
     lines.append(f"{'parameters of a GPU':<26}{'fewest':>16}{'most':>16}")
     rows = {"cut by tensor": "cut", "whole": "whole", "experts": "experts", "total": "total"}
@@ -207,7 +208,7 @@ def memory_lines(job: Job, plan: Plan) -> list[str]:
 
 def traffic_lines(job: Job, plan: Plan) -> list[str]:
     rank = plan.time.slowest
-    flows = rank_traffic(job.model, job.stage, plan.layout, plan.policy, job.cluster, rank)
+    flows = rank_traffic(plan.case, job.cluster, rank)
     lines = ["", f"{f'GB that a GPU sends, rank {rank}':<34}{'in node':>10}{'to others':>11}{'least':>10}"]
     for name, flow in flows.items():
         lines.append(f"  {name:<32}{flow.intra / 1e9:>10.3f}{flow.inter / 1e9:>11.3f}{flow.least / 1e9:>10.3f}")
@@ -215,7 +216,7 @@ def traffic_lines(job: Job, plan: Plan) -> list[str]:
 
 
 def time_lines(job: Job, plan: Plan) -> list[str]:
-    time, count = plan.time, microbatches(plan.layout, job.stage)
+    time, count = plan.time, plan.case.microbatches
     lines = ["", f"{f'time of a step, rank {time.slowest} the slowest':<34}{'seconds':>8}"]
     parts = {
         **vars(time.work),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from ernie5.config.schema import ModelConfig, StageConfig
 from ernie5.planning.assumptions import USABLE_MEMORY, Policy
+from ernie5.planning.case import Case
 from ernie5.planning.cluster import Cluster
 from ernie5.planning.layout import Layout, first_refusal, refusals
 from ernie5.planning.memory import Memory, rank_memory
-from ernie5.planning.stages import different_ranks
 from ernie5.planning.time import StepTime, step_time
 
 VIRTUAL_STAGES = (1, 2, 3, 4, 6, 8)
@@ -19,13 +19,16 @@ OUT_OF_MEMORY = "memory"
 
 @dataclass(frozen=True)
 class Plan:
-    """A layout that can be built, and what it costs."""
+    """A layout that breaks no rule, and what it costs."""
 
-    layout: Layout
-    policy: Policy
+    case: Case
     memory: Memory  # of the fullest GPU
     fullest: int  # its pipeline rank
     time: StepTime
+
+    @property
+    def layout(self) -> Layout:
+        return self.case.layout
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ def search(model: ModelConfig, stage: StageConfig, cluster: Cluster, policies: t
         tried += 1
         name = first_refusal(layout, model, stage, cluster)
         if name is None:
-            fitting = [policy for policy in policies if fits(model, stage, layout, policy, cluster)]
-            plans += [make_plan(model, stage, layout, policy, cluster) for policy in fitting]
+            cases = (Case(model, stage, layout, policy) for policy in policies)
+            fitting = [case for case in cases if not memory_refusal(peak_memory(case)[0], cluster)]
+            plans += [make_plan(case, cluster) for case in fitting]
             name = None if fitting else OUT_OF_MEMORY
         if name is not None:
             refused[name] += 1
@@ -75,23 +79,16 @@ def candidates(model: ModelConfig, cluster: Cluster) -> Iterator[Layout]:
                         )
 
 
-def make_plan(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster) -> Plan:
-    """Memory and time of a layout that breaks no rule, whether or not it fits the memory."""
-    memory, fullest = peak_memory(model, stage, layout, policy)
-    return Plan(layout, policy, memory, fullest, step_time(model, stage, layout, policy, cluster))
+def make_plan(case: Case, cluster: Cluster) -> Plan:
+    """Memory and time, whether or not the memory suffices."""
+    return Plan(case, *peak_memory(case), step_time(case, cluster))
 
 
-def peak_memory(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy) -> tuple[Memory, int]:
+def peak_memory(case: Case) -> tuple[Memory, int]:
     """The memory of the fullest GPU, and its pipeline rank."""
-    ranks = different_ranks(model, layout.pipeline, layout.virtual_stages, stage.max_seq_len)
-    sizes = {rank: rank_memory(model, stage, layout, policy, rank) for rank in ranks}
+    sizes = {rank: rank_memory(case, rank) for rank in case.ranks}
     fullest = max(sizes, key=lambda rank: sizes[rank].total)
     return sizes[fullest], fullest
-
-
-def fits(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster) -> bool:
-    """Whether the fullest GPU has room."""
-    return memory_refusal(peak_memory(model, stage, layout, policy)[0], cluster) is None
 
 
 def memory_refusal(memory: Memory, cluster: Cluster) -> str | None:
@@ -106,14 +103,11 @@ def memory_refusal(memory: Memory, cluster: Cluster) -> str | None:
     )
 
 
-def layout_refusals(
-    layout: Layout, model: ModelConfig, stage: StageConfig, policy: Policy, cluster: Cluster
-) -> dict[str, str]:
-    """Every reason against one layout; memory is looked at when nothing else is in the way."""
-    found = refusals(layout, model, stage, cluster)
-    if not found:
-        memory = memory_refusal(peak_memory(model, stage, layout, policy)[0], cluster)
-        found = {OUT_OF_MEMORY: memory} if memory else {}
+def case_refusals(case: Case, cluster: Cluster) -> dict[str, str]:
+    """Every reason against one case; memory is looked at when nothing else is in the way."""
+    found = refusals(case.layout, case.model, case.stage, cluster)
+    if not found and (memory := memory_refusal(peak_memory(case)[0], cluster)):
+        found = {OUT_OF_MEMORY: memory}
     return found
 
 

@@ -119,13 +119,6 @@ def cut_layers(model: ModelConfig, pipeline: int, virtual_stages: int, seq_len: 
 
 
 @lru_cache(maxsize=4096)
-def different_ranks(model: ModelConfig, pipeline: int, virtual_stages: int, seq_len: int) -> tuple[int, ...]:
-    """The first pipeline rank of each kind: later ones with the same pieces do the same and hold fewer activations."""
-    cut = cut_layers(model, pipeline, virtual_stages, seq_len)
-    return tuple(rank for rank in range(pipeline) if cut[rank] not in cut[:rank])
-
-
-@lru_cache(maxsize=4096)
 def piece_parameters(
     model: ModelConfig, piece: Piece, tensor: int, expert: int, copies_embedding: bool
 ) -> RankParameters:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from ernie5.config.schema import ModelConfig, StageConfig
 from ernie5.errors import UserError
 from ernie5.planning.assumptions import (
     ATTENTION,
@@ -12,14 +11,13 @@ from ernie5.planning.assumptions import (
     MEMORY,
     NETWORK,
     PASSES_OVER_ACTIVATIONS,
-    Policy,
 )
+from ernie5.planning.case import Case
 from ernie5.planning.cluster import Cluster
-from ernie5.planning.layout import Layout, microbatches
-from ernie5.planning.memory import layer_activation_bytes, optimizer_bytes, rank_tokens
+from ernie5.planning.memory import layer_activation_bytes, optimizer_bytes
 from ernie5.planning.parameters import flops_per_token
 from ernie5.planning.schedule import bubble_share
-from ernie5.planning.stages import LayerFlops, Piece, cut_layers, different_ranks, piece_flops, rank_parameters
+from ernie5.planning.stages import LayerFlops, piece_flops
 from ernie5.planning.traffic import Flow, rank_traffic
 
 
@@ -59,25 +57,24 @@ class StepTime:
         return self.work.total + self.bubble + self.data + self.optimizer
 
 
-def step_time(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster) -> StepTime:
+def step_time(case: Case, cluster: Cluster) -> StepTime:
     """The slowest rank's work for all microbatches * (1 + bubble), then gradients, weights and optimizer.
 
     Messages between pipeline ranks hide behind the next microbatch. Gradients do not hide: they wait for the last
     microbatch. MFU is 3 * `flops_per_token` of the batch (backbone and head, without prediction block and recompute)
     over the step's time and the dense bfloat16 peak, also where products are float8: that is how reports count.
     """
-    if policy.precision == "float8" and not cluster.fp8_tflops:
+    if case.policy.precision == "float8" and not cluster.fp8_tflops:
         raise UserError(f"{cluster.name} has no float8 products (cluster.fp8_tflops is 0): use --precision bfloat16")
-    count = microbatches(layout, stage)
-    ranks = different_ranks(model, layout.pipeline, layout.virtual_stages, stage.max_seq_len)
-    traffic = {rank: rank_traffic(model, stage, layout, policy, cluster, rank) for rank in ranks}
-    times = {rank: _rank_time(model, stage, layout, policy, cluster, rank, traffic[rank]) for rank in ranks}
-    slowest = max(ranks, key=lambda rank: times[rank].total)
+    count, stage = case.microbatches, case.stage
+    traffic = {rank: rank_traffic(case, cluster, rank) for rank in case.ranks}
+    times = {rank: _rank_time(case, cluster, rank, flows) for rank, flows in traffic.items()}
+    slowest = max(times, key=lambda rank: times[rank].total)
     work = RankTime(**{name: count * value for name, value in vars(times[slowest]).items()})
-    share = bubble_share(layout.pipeline, layout.virtual_stages, count)
+    share = bubble_share(case.layout.pipeline, case.layout.virtual_stages, count)
     data = max(_seconds(flows["data"], cluster) for flows in traffic.values())
-    optimizer = max(_optimizer(model, stage, layout, policy, cluster, rank) for rank in ranks)
-    flops = 3.0 * flops_per_token(model, stage.max_seq_len) * stage.batch_tokens
+    optimizer = max(_optimizer(case, cluster, rank) for rank in times)
+    flops = 3.0 * flops_per_token(case.model, stage.max_seq_len) * stage.batch_tokens
     total = work.total * (1 + share) + data + optimizer
     return StepTime(
         work=work,
@@ -92,56 +89,36 @@ def step_time(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Po
     )
 
 
-def _rank_time(
-    model: ModelConfig,
-    stage: StageConfig,
-    layout: Layout,
-    policy: Policy,
-    cluster: Cluster,
-    rank: int,
-    traffic: dict[str, Flow],
-) -> RankTime:
+def _rank_time(case: Case, cluster: Cluster, rank: int, traffic: dict[str, Flow]) -> RankTime:
     """A forward pass counts once, a backward pass twice, full recompute once more. Routed experts take the longer of
-    their products and of reading their weights and reading and writing their gradients."""
-    tokens, numbers = rank_tokens(layout, stage), policy.bytes
-    pieces = cut_layers(model, layout.pipeline, layout.virtual_stages, stage.max_seq_len)[rank]
-    flops = sum((piece_flops(model, stage.max_seq_len, piece) for piece in pieces), LayerFlops())
-    passes = 3 + (policy.recompute == "full")
+    their products and of reading their weights and reading and writing their gradients. What the layers would keep
+    without recompute passes through memory."""
+    layout, numbers, pieces = case.layout, case.bytes, case.pieces(rank)
+    flops = sum((piece_flops(case.model, case.stage.max_seq_len, piece) for piece in pieces), LayerFlops())
+    passes = 3 + case.recomputes
     peak, memory = cluster.bf16_tflops * 1e12, cluster.memory_gb_per_s * 1e9 * MEMORY
-    expert_rate = cluster.fp8_tflops * 1e12 * EXPERTS_FLOAT8 if policy.precision == "float8" else peak * EXPERTS
-    experts = rank_parameters(model, layout, stage.max_seq_len, rank).experts
-    expert_bytes = experts * ((passes - 1) * numbers.weight + 2 * numbers.gradient)
-    saved = _layer_bytes(model, stage, layout, policy, pieces)
-    calls = microbatches(layout, stage)
-    seconds = {name: _seconds(flow, cluster) / calls for name, flow in traffic.items()}
+    float8 = case.policy.precision == "float8"
+    expert_rate = cluster.fp8_tflops * 1e12 * EXPERTS_FLOAT8 if float8 else peak * EXPERTS
+    expert_bytes = case.parameters(rank).experts * ((passes - 1) * numbers.weight + 2 * numbers.gradient)
+    dense, routing = case.layer_kinds(pieces)
+    saved = routing * layer_activation_bytes(case, True) + dense * layer_activation_bytes(case, False)
+    own, between = passes * case.tokens / layout.tensor, passes * case.tokens / layout.token_split
+    seconds = {name: _seconds(flow, cluster) / case.microbatches for name, flow in traffic.items()}
     return RankTime(
-        matmul=passes * tokens * (flops.matmul / layout.tensor + flops.whole / layout.token_split) / (peak * MATMUL),
-        attention=passes * tokens * flops.attention / layout.tensor / (peak * ATTENTION),
-        experts=max(passes * tokens / layout.tensor * flops.experts / expert_rate, expert_bytes / memory),
+        matmul=(own * flops.matmul + between * flops.whole) / (peak * MATMUL),
+        attention=own * flops.attention / (peak * ATTENTION),
+        experts=max(own * flops.experts / expert_rate, expert_bytes / memory),
         memory=PASSES_OVER_ACTIVATIONS * passes / 3 * saved / memory,
         tensor=seconds["tensor"],
         context=seconds["context"],
-        dispatch=seconds["expert"] * (1.0 - policy.expert_overlap),
+        dispatch=seconds["expert"] * (1.0 - case.policy.expert_overlap),
     )
 
 
-def _layer_bytes(
-    model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, pieces: tuple[Piece, ...]
-) -> float:
-    """What the layers of these pieces would keep without recompute: it all passes through memory."""
-    blocks = model.num_nextn_predict_layers if pieces[-1].is_last else 0
-    routing = sum(piece.moe_layers for piece in pieces) + (blocks if model.moe.num_experts else 0)
-    dense = sum(piece.dense_layers for piece in pieces) + (0 if model.moe.num_experts else blocks)
-    size = routing * layer_activation_bytes(model, stage, layout, policy, True) if routing else 0.0
-    return size + (dense * layer_activation_bytes(model, stage, layout, policy, False) if dense else 0.0)
-
-
-def _optimizer(
-    model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster, rank: int
-) -> float:
+def _optimizer(case: Case, cluster: Cluster, rank: int) -> float:
     """States read and written, gradients read, weights written: bound by memory."""
-    numbers = policy.bytes
-    states = optimizer_bytes(rank_parameters(model, layout, stage.max_seq_len, rank), layout, policy)
+    numbers = case.bytes
+    states = optimizer_bytes(case.parameters(rank), case.layout, case.policy)
     touched = states * (2 + (numbers.gradient + numbers.weight) / numbers.state)
     return touched / (cluster.memory_gb_per_s * 1e9 * MEMORY)
 

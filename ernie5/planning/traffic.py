@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-from ernie5.config.schema import ModelConfig, StageConfig
 from ernie5.planning.assumptions import Policy
+from ernie5.planning.case import Case
 from ernie5.planning.cluster import Cluster
-from ernie5.planning.layout import Layout, microbatches
-from ernie5.planning.memory import rank_tokens
+from ernie5.planning.layout import Layout
 from ernie5.planning.routing import expected_groups
-from ernie5.planning.stages import Piece, cut_layers, rank_parameters
+from ernie5.planning.stages import Piece
 
 ID_BYTES, WEIGHT_BYTES = 8, 4  # of a chosen expert, which travel with a row: int64 and float32
 
@@ -33,41 +32,25 @@ class Flow:
         return Flow(*(factor * getattr(self, name) for name in ("intra", "inter", "least", "messages")))
 
 
-def rank_traffic(
-    model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, cluster: Cluster, rank: int
-) -> dict[str, Flow]:
+def rank_traffic(case: Case, cluster: Cluster, rank: int) -> dict[str, Flow]:
     """tensor, context, expert, pipeline, data -> what a GPU of pipeline rank `rank` sends."""
-    pieces = cut_layers(model, layout.pipeline, layout.virtual_stages, stage.max_seq_len)[rank]
-    count, parameters = microbatches(layout, stage), rank_parameters(model, layout, stage.max_seq_len, rank)
-    node = cluster.gpus_per_node
-    blocks = model.num_nextn_predict_layers if pieces[-1].is_last else 0
-    layers = sum(piece.layers for piece in pieces) + blocks
-    routing = sum(piece.moe_layers for piece in pieces) + (blocks if model.moe.num_experts else 0)
-    tensor = Flow()
-    if layout.tensor > 1:
-        tensor = _tensor(model, stage, layout, policy, pieces, layers, routing).times(count)
-        if layout.sequence_parallel:  # each GPU has the gradients of norms and routers for its tokens alone
-            tensor = tensor + _all_reduce(parameters.whole * policy.bytes.gradient, layout.tensor)
+    layout, parameters, pieces, node = case.layout, case.parameters(rank), case.pieces(rank), cluster.gpus_per_node
+    dense, routing = case.layer_kinds(pieces)
+    tensor = _tensor(case, pieces).times(case.microbatches)
+    if layout.sequence_parallel:  # each GPU has the gradients of norms and routers for its tokens alone
+        tensor = tensor + _all_reduce(parameters.whole * case.bytes.gradient, layout.tensor)
+    copies = parameters.embedding_copy + _copied_elsewhere(case, rank)
     return {
         "tensor": tensor,
-        "context": _context(model, stage, layout, policy, node).times(count * layers),
-        "expert": _expert(model, stage, layout, policy, node).times(count * routing),
-        "pipeline": _pipeline(model, stage, layout, policy, node, pieces).times(count),
-        "data": _data(layout, policy, node, parameters.cut + parameters.whole, parameters.experts)
-        + _far(parameters.embedding_copy * policy.bytes.gradient, layout, node)
-        + _far(_first_copy(model, layout, rank) * policy.bytes.gradient, layout, node),
+        "context": _context(case, node).times(case.microbatches * (dense + routing)),
+        "expert": _expert(case, node).times(case.microbatches * routing),
+        "pipeline": _pipeline(case, node, pieces).times(case.microbatches),
+        "data": _data(layout, case.policy, node, parameters.cut + parameters.whole, parameters.experts)
+        + _far(copies * case.bytes.gradient, layout, node),
     }
 
 
-def _tensor(
-    model: ModelConfig,
-    stage: StageConfig,
-    layout: Layout,
-    policy: Policy,
-    pieces: tuple[Piece, ...],
-    layers: int,
-    routing: int,
-) -> Flow:
+def _tensor(case: Case, pieces: tuple[Piece, ...]) -> Flow:
     """A forward and a backward pass, in halves of an all-reduce by a ring, (tensor - 1) / tensor * n * hidden * a:
 
     Attention, and each dense or shared MLP: forward 2, backward 2 (two all-reduces, or with sequence parallelism two
@@ -76,72 +59,69 @@ def _tensor(
     gathered, 1, and its gradient too, 1; with it none, the tokens being cut already.
     Embedding and each head: 2. Full recompute: the forward part of a layer again.
     """
-    split = layout.sequence_parallel
-    row = rank_tokens(layout, stage) * model.hidden_size * policy.bytes.activation
-    unit = (layout.tensor - 1) / layout.tensor * row
-    again = policy.recompute == "full"
-    mlps = layers - routing + (routing if model.moe.num_shared_experts else 0)
-    cut_products, gathers = layers + mlps, 0 if split else routing
-    ends = pieces[0].is_first + (1 + model.num_nextn_predict_layers) * pieces[-1].is_last
-    units = cut_products * (4 + split + 2 * again) + gathers * (2 + again) + 2 * ends
-    least = 4 * cut_products + 2 * gathers + 2 * ends
-    return Flow(intra=units * unit, least=least * unit, messages=units * (layout.tensor - 1))
+    tensor, split, again = case.layout.tensor, case.layout.sequence_parallel, case.recomputes
+    dense, routing = case.layer_kinds(pieces)
+    products = dense + routing + dense + routing * (case.model.moe.num_shared_experts > 0)
+    gathers = 0 if split else routing
+    ends = pieces[0].is_first + (1 + case.model.num_nextn_predict_layers) * pieces[-1].is_last
+    halves = products * (4 + split + 2 * again) + gathers * (2 + again) + 2 * ends
+    least = 4 * products + 2 * gathers + 2 * ends
+    half = (tensor - 1) / tensor * case.row_bytes
+    return Flow(intra=halves * half, least=least * half, messages=halves * (tensor - 1))
 
 
-def _context(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, node: int) -> Flow:
+def _context(case: Case, node: int) -> Flow:
     """A layer's two passes. Keys and values, n / tensor * 2 * kv_heads * head_dim * a, go to context - 1 others: in the
     forward pass, again in the backward pass, where their gradients come back, and once more when recomputed."""
-    if layout.context == 1:
-        return Flow()
-    width = 2 * model.attention.num_key_value_heads * model.attention.head_dim
-    unit = (layout.context - 1) * rank_tokens(layout, stage) / layout.tensor * width * policy.bytes.activation
-    times = 3 + (policy.recompute == "full")
+    layout, attention = case.layout, case.model.attention
+    width = 2 * attention.num_key_value_heads * attention.head_dim
+    unit = (layout.context - 1) * case.tokens / layout.tensor * width * case.bytes.activation
+    times = 3 + case.recomputes
     flow = Flow(intra=times * unit, least=2 * unit, messages=times * (layout.context - 1))
     return flow if layout.context * layout.tensor <= node else Flow(0.0, flow.intra, flow.least, flow.messages)
 
 
-def _expert(model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, node: int) -> Flow:
+def _expert(case: Case, node: int) -> Flow:
     """A layer's two passes. A GPU has n / tensor tokens of its own. Each goes to some of the expert ranks, on average
     `expected_groups` of them, all but one in `expert` on another GPU, and to each travel four rows of hidden numbers:
 
     forward: the row with top_k ids and weights, and the sum back; backward: the sum's gradient, and the row's gradient
     back with those of the weights. Before, 8 bytes of count to each rank. Full recompute: the forward part again.
 
-    policy.dispatch "node": what leaves the node crosses once for each node that has any of the token's experts, and is
+    Dispatch "node": what leaves the node crosses once for each node that has any of the token's experts, and is
     handed on there to the GPUs that need it, over their links.
     """
-    if layout.expert == 1:
+    ranks = case.layout.expert
+    if ranks == 1:
         return Flow()
-    moe, numbers, ranks = model.moe, policy.bytes, layout.expert
-    tokens, near = rank_tokens(layout, stage) / layout.tensor, min(layout.expert, node)
-    top_k = moe.num_experts_per_tok
+    hidden, moe, numbers = case.model.hidden_size, case.model.moe, case.bytes
+    tokens, near, top_k = case.tokens / case.layout.tensor, min(ranks, node), moe.num_experts_per_tok
     rows = tokens * expected_groups(moe.num_experts, top_k, ranks)
-    forward = model.hidden_size * (numbers.mlp_input + numbers.activation) + top_k * (ID_BYTES + WEIGHT_BYTES)
-    backward = 2 * model.hidden_size * numbers.activation + top_k * WEIGHT_BYTES
-    passes = 1 + (policy.recompute == "full")
+    forward = hidden * (numbers.mlp_input + numbers.activation) + top_k * (ID_BYTES + WEIGHT_BYTES)
+    backward = 2 * hidden * numbers.activation + top_k * WEIGHT_BYTES
+    passes = 1 + case.recomputes
     size = passes * forward + backward
     away, far = rows * (ranks - 1) / ranks, rows * (ranks - near) / ranks
-    if policy.dispatch == "node":
+    if case.policy.dispatch == "node":
         nodes = ranks // near
         far = tokens * expected_groups(moe.num_experts, top_k, nodes) * (nodes - 1) / nodes
     counts = passes * ID_BYTES
     return Flow(
         intra=(away - far) * size + (near - 1) * counts,
         inter=far * size + (ranks - near) * counts,
-        least=away * model.hidden_size * (numbers.mlp_input + 3 * numbers.activation),
+        least=away * hidden * (numbers.mlp_input + 3 * numbers.activation),
         messages=4.0 + 3.0 * (passes - 1),
     )
 
 
-def _pipeline(
-    model: ModelConfig, stage: StageConfig, layout: Layout, policy: Policy, node: int, pieces: tuple[Piece, ...]
-) -> Flow:
+def _pipeline(case: Case, node: int, pieces: tuple[Piece, ...]) -> Flow:
     """A microbatch: n / s * hidden * a forward from every piece but the last, and as much back from every one but the
     first. Least: each GPU of a tensor group sends its share, whatever s is."""
+    layout = case.layout
     if layout.pipeline == 1:
         return Flow()
     sends = sum(not piece.is_last for piece in pieces) + sum(not piece.is_first for piece in pieces)
-    size = sends * rank_tokens(layout, stage) * model.hidden_size * policy.bytes.activation
+    size = sends * case.row_bytes
     flow = _far(size / layout.token_split, layout, node)
     return Flow(flow.intra, flow.inter, size / layout.tensor, float(sends))
 
@@ -182,8 +162,6 @@ def _far(size: float, layout: Layout, node: int) -> Flow:
     return Flow(intra=size, least=size) if layout.gpus <= node else Flow(inter=size, least=size)
 
 
-def _first_copy(model: ModelConfig, layout: Layout, rank: int) -> int:
-    """The share of the embedding on the first rank, when the last has a copy: their gradients are summed."""
-    if rank or layout.pipeline == 1 or not (model.tie_word_embeddings or model.num_nextn_predict_layers):
-        return 0
-    return model.vocab_size * model.hidden_size // layout.tensor
+def _copied_elsewhere(case: Case, rank: int) -> int:
+    """Parameters of the first rank's share of the embedding, if the last has a copy: their gradients are summed."""
+    return case.parameters(case.layout.pipeline - 1).embedding_copy if rank == 0 else 0
