@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 import paddle
+from paddle import Tensor
 from paddle.base import core
 from paddle.distributed import collective, parallel
 
@@ -227,7 +228,7 @@ class ProcessGroup:
 
     # Collectives, named and ordered as Paddle calls them. `sync_op` changes nothing: they are done when they return.
 
-    def all_reduce(self, tensor, op=core.ReduceOp.SUM, sync_op: bool = True) -> _Done:
+    def all_reduce(self, tensor: Tensor, op: core.ReduceOp = core.ReduceOp.SUM, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array:
             flat = array.reshape(-1)
             if flat.nbytes <= WHOLE:
@@ -241,7 +242,7 @@ class ProcessGroup:
                     pieces[member][:] = piece
         return _Done()
 
-    def reduce(self, tensor, dst: int, op=core.ReduceOp.SUM, sync_op: bool = True) -> _Done:
+    def reduce(self, tensor: Tensor, dst: int, op: core.ReduceOp = core.ReduceOp.SUM, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array:
             flat = array.reshape(-1)
             if self._rank != dst:
@@ -251,16 +252,20 @@ class ProcessGroup:
             flat[:] = self._reduced(tensor, op, parts)
         return _Done()
 
-    def reduce_scatter_tensor(self, out, tensor, op=core.ReduceOp.SUM, sync_op: bool = True) -> _Done:
+    def reduce_scatter_tensor(
+        self, out: Tensor, tensor: Tensor, op: core.ReduceOp = core.ReduceOp.SUM, sync_op: bool = True
+    ) -> _Done:
         with _Array(tensor) as array, _Array(out) as result:
             pieces = np.split(array.reshape(-1), self.size())
             result.reshape(-1)[:] = self._reduced(tensor, op, self._exchange(pieces))
         return _Done()
 
-    def reduce_scatter(self, out, tensors, op=core.ReduceOp.SUM, sync_op: bool = True) -> _Done:
+    def reduce_scatter(
+        self, out: Tensor, tensors: list[Tensor], op: core.ReduceOp = core.ReduceOp.SUM, sync_op: bool = True
+    ) -> _Done:
         return self.reduce_scatter_tensor(out, paddle.concat([one.flatten() for one in tensors]), op)
 
-    def broadcast(self, tensor, src: int, sync_op: bool = True) -> _Done:
+    def broadcast(self, tensor: Tensor, src: int, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array:
             if self._rank == src:
                 for member in self._others:
@@ -269,24 +274,26 @@ class ProcessGroup:
                 array.reshape(-1)[:] = np.frombuffer(self.take(src), array.dtype)
         return _Done()
 
-    def all_gather(self, tensors: list, tensor, sync_op: bool = True) -> _Done:
+    def all_gather(self, tensors: list[Tensor], tensor: Tensor, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array:
             for one, part in zip(tensors, self._exchange([array] * self.size()), strict=True):
                 _write(one, part)
         return _Done()
 
-    def all_gather_into_tensor(self, out, tensor, sync_op: bool = True) -> _Done:
+    def all_gather_into_tensor(self, out: Tensor, tensor: Tensor, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array, _Array(out) as result:
             result.reshape(-1)[:] = np.concatenate(self._exchange([array] * self.size()))
         return _Done()
 
-    def all_gather_partial(self, out, tensor, parts: int, part: int, sync_op: bool = True) -> _Done:
+    def all_gather_partial(self, out: Tensor, tensor: Tensor, parts: int, part: int, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array, _Array(out) as result:
             own = np.split(array.reshape(-1), parts)[part]
             result.reshape(-1)[:] = np.concatenate(self._exchange([own] * self.size()))
         return _Done()
 
-    def gather(self, tensor, tensors: list, dst: int, sync_op: bool = True, use_calc_stream: bool = False) -> _Done:
+    def gather(
+        self, tensor: Tensor, tensors: list[Tensor], dst: int, sync_op: bool = True, use_calc_stream: bool = False
+    ) -> _Done:
         with _Array(tensor) as array:
             if self._rank != dst:
                 self.give(dst, array)
@@ -295,11 +302,11 @@ class ProcessGroup:
                 _write(one, array if member == dst else np.frombuffer(self.take(member), array.dtype))
         return _Done()
 
-    def scatter_tensor(self, out, tensor, src: int, sync_op: bool = True) -> _Done:
+    def scatter_tensor(self, out: Tensor, tensor: Tensor, src: int, sync_op: bool = True) -> _Done:
         parts = paddle.split(tensor, self.size()) if self._rank == src else []
         return self.scatter(out, parts, src)
 
-    def scatter(self, out, tensors: list, src: int, sync_op: bool = True) -> _Done:
+    def scatter(self, out: Tensor, tensors: list[Tensor], src: int, sync_op: bool = True) -> _Done:
         if self._rank != src:
             _write(out, np.frombuffer(self.take(src), _NUMPY[out.dtype]))
             return _Done()
@@ -310,45 +317,47 @@ class ProcessGroup:
             _write(out, array)
         return _Done()
 
-    def all_to_all(self, outs: list, tensors: list, sync_op: bool = True) -> _Done:
+    def all_to_all(self, outs: list[Tensor], tensors: list[Tensor], sync_op: bool = True) -> _Done:
         arrays = [_array(one) for one in tensors]
         for one, part in zip(outs, self._exchange(arrays), strict=True):
             _write(one, part)
         return _Done()
 
-    def all_to_all_tensor(self, out, tensor, sync_op: bool = True) -> _Done:
+    def all_to_all_tensor(self, out: Tensor, tensor: Tensor, sync_op: bool = True) -> _Done:
         return self.all_to_all_single(out, tensor, [], [])
 
-    def all_to_all_single(self, out, tensor, out_sizes, in_sizes, sync_op: bool = True) -> _Done:
+    def all_to_all_single(
+        self, out: Tensor, tensor: Tensor, out_sizes: Sequence[int], in_sizes: Sequence[int], sync_op: bool = True
+    ) -> _Done:
         """Sizes: rows to and from each member; empty: equal shares. What is sent says its length itself."""
         with _Array(tensor) as array, _Array(out) as result:
             ends = np.cumsum(list(in_sizes) or [len(array) // self.size()] * self.size())
             result.reshape(-1)[:] = np.concatenate(self._exchange(np.split(array, ends[:-1])))
         return _Done()
 
-    def barrier(self, *_) -> _Done:
+    def barrier(self, *_: int) -> _Done:
         self._exchange([np.zeros(0, np.uint8)] * self.size())
         return _Done()
 
     # Messages between two.
 
-    def send(self, tensor, dst: int, sync_op: bool = True) -> _Done:
+    def send(self, tensor: Tensor, dst: int, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array:
             self.give(dst, array, _Channel.MESSAGES)
         return _Done()
 
-    def recv(self, tensor, src: int, sync_op: bool = True) -> _Done:
+    def recv(self, tensor: Tensor, src: int, sync_op: bool = True) -> _Done:
         task = _Receive(self, src, lambda data: _write(tensor, np.frombuffer(data, _NUMPY[tensor.dtype])))
         if sync_op:
             task.wait()
         return task
 
-    def send_partial(self, tensor, dst: int, parts: int, part: int, sync_op: bool = True) -> _Done:
+    def send_partial(self, tensor: Tensor, dst: int, parts: int, part: int, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array:
             self.give(dst, np.split(array.reshape(-1), parts)[part], _Channel.MESSAGES)
         return _Done()
 
-    def recv_partial(self, tensor, src: int, parts: int, part: int, sync_op: bool = True) -> _Done:
+    def recv_partial(self, tensor: Tensor, src: int, parts: int, part: int, sync_op: bool = True) -> _Done:
         def fill(data: memoryview) -> None:
             with _Array(tensor) as array:
                 np.split(array.reshape(-1), parts)[part][:] = np.frombuffer(data, array.dtype)
