@@ -142,8 +142,6 @@ def _pipeline(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: C
     if layout.pieces > model.num_hidden_layers:
         held = f"pipeline {layout.pipeline} x virtual_stages {layout.virtual_stages} is {layout.pieces} pieces"
         return f"{held}, but {model.name} has {model.num_hidden_layers} layers"
-    if layout.virtual_stages > 1 and layout.pipeline == 1:
-        return f"virtual_stages {layout.virtual_stages} needs a pipeline degree above 1, whose bubbles it shrinks"
     return None
 
 
@@ -175,10 +173,12 @@ def _batch(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Clus
 
 
 def _interleaving(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cluster) -> str | None:
+    """What fleet's PipelineParallelWithInterleave asks for."""
     count = microbatches(layout, stage)
-    whole = _batch(layout, model, stage, cluster) is None
-    if whole and layout.virtual_stages > 1 and count % layout.pipeline:
-        return f"{count} forward passes a step are not a multiple of pipeline {layout.pipeline}, as interleaving needs"
+    if layout.virtual_stages > 1 and layout.pipeline < 3:
+        return f"virtual_stages {layout.virtual_stages} needs a pipeline degree above 2, but it is {layout.pipeline}"
+    if layout.virtual_stages > 1 and count < 2 * layout.pipeline:
+        return f"{count} forward passes a step are fewer than 2 x pipeline {layout.pipeline}, which interleaving needs"
     return None
 
 

@@ -21,12 +21,19 @@ class Span(NamedTuple):
 def warmup_passes(pipeline: int, virtual_stages: int, microbatches: int, rank: int) -> int:
     """Forward passes before the first backward one that alternates with a forward one.
 
-    Plain: pipeline - 1 - rank. Interleaved: 2 * (pipeline - 1 - rank) + (virtual_stages - 1) * pipeline.
+    Plain: pipeline - 1 - rank. Interleaved: 2 * (pipeline - 1 - rank) + (virtual_stages - 1) * `first_group`.
     """
     behind = pipeline - 1 - rank
     if virtual_stages == 1:
         return min(behind, microbatches)
-    return min(2 * behind + (virtual_stages - 1) * pipeline, microbatches * virtual_stages)
+    warmup = 2 * behind + (virtual_stages - 1) * first_group(pipeline, microbatches)
+    return min(warmup, microbatches * virtual_stages)
+
+
+def first_group(pipeline: int, microbatches: int) -> int:
+    """Microbatches that go through a rank's first piece before its second one begins: pipeline, and those over when
+    microbatches are not a multiple of it. All later groups have pipeline (fleet's PipelineParallelWithInterleave)."""
+    return pipeline + microbatches % pipeline
 
 
 def passes_in_flight(pipeline: int, virtual_stages: int, microbatches: int, rank: int) -> int:
@@ -40,28 +47,31 @@ def bubble_share(pipeline: int, virtual_stages: int, microbatches: int) -> float
     return (pipeline - 1) / (virtual_stages * microbatches)
 
 
-def forward_pass(pipeline: int, virtual_stages: int, number: int) -> tuple[int, int]:
-    """(piece, microbatch) of a rank's forward pass `number`: `pipeline` microbatches through each piece in turn."""
-    group, place = divmod(number, pipeline * virtual_stages)
+def forward_pass(pipeline: int, virtual_stages: int, microbatches: int, number: int) -> tuple[int, int]:
+    """(piece, microbatch) of a rank's forward pass `number`: each group of microbatches through each piece in turn."""
+    if virtual_stages == 1:
+        return 0, number
+    first = first_group(pipeline, microbatches)
+    if number < first * virtual_stages:
+        return divmod(number, first)
+    group, place = divmod(number - first * virtual_stages, pipeline * virtual_stages)
     piece, member = divmod(place, pipeline)
-    return piece, group * pipeline + member
+    return piece, first + group * pipeline + member
 
 
 def pieces_in_flight(pipeline: int, virtual_stages: int, microbatches: int, rank: int) -> list[int]:
     """`passes_in_flight` by piece of the rank, as they stand when the first backward pass begins."""
     held = [0] * virtual_stages
     for number in range(passes_in_flight(pipeline, virtual_stages, microbatches, rank)):
-        held[forward_pass(pipeline, virtual_stages, number)[0] if virtual_stages > 1 else 0] += 1
+        held[forward_pass(pipeline, virtual_stages, microbatches, number)[0]] += 1
     return held
 
 
 def actions(pipeline: int, virtual_stages: int, microbatches: int, rank: int) -> list[Action]:
-    """All passes of a rank in a step, in order. Interleaved, microbatches are a multiple of pipeline."""
+    """All passes of a rank in a step, in order. Interleaved, there are at least as many microbatches as ranks."""
 
     def action(is_forward: bool, number: int) -> Action:
-        if virtual_stages == 1:
-            return Action(is_forward, 0, number)
-        piece, microbatch = forward_pass(pipeline, virtual_stages, number)
+        piece, microbatch = forward_pass(pipeline, virtual_stages, microbatches, number)
         return Action(is_forward, piece if is_forward else virtual_stages - 1 - piece, microbatch)
 
     total = microbatches * virtual_stages

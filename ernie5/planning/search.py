@@ -65,7 +65,7 @@ def candidates(model: ModelConfig, cluster: Cluster) -> Iterator[Layout]:
                 if pipeline > model.num_hidden_layers:
                     break
                 data = cluster.gpus // (tensor * context * pipeline)
-                for virtual_stages in VIRTUAL_STAGES if pipeline > 1 else (1,):
+                for virtual_stages in VIRTUAL_STAGES if pipeline > 2 else (1,):
                     for expert in divisors(model.moe.num_experts or 1):
                         yield Layout(
                             tensor=tensor,

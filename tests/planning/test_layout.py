@@ -20,12 +20,17 @@ BROKEN: dict[str, tuple[dict, dict, int, list[str]]] = {
     "tensor within a node": ({"tensor": 4}, {}, 32, ["tensor 4", "6 GPUs"]),
     "tensor cuts heads": ({"tensor": 8}, {}, 64, ["8", "4 key-value heads"]),
     "sequence parallel": ({"tensor": 1, "data": 8}, {}, 16, ["above 1"]),
-    "pieces and layers": ({"virtual_stages": 6}, {}, 16, ["12 pieces", "8 layers"]),
+    "pieces and layers": ({"pipeline": 4, "virtual_stages": 3}, {}, 32, ["12 pieces", "8 layers"]),
     "experts over GPUs": ({"data": 16, "expert": 32}, {}, 64, ["32", "16 experts"]),
     "expert group": ({"expert": 16}, {}, 16, ["expert 16", "8 GPUs"]),
     "sharding divides data": ({"sharding": 3}, {}, 16, ["sharding 3", "data 4"]),
     "batch over data": ({}, {"batch_tokens": 64 * 47}, 16, ["47 rows", "data 4"]),
-    "interleaving": ({"virtual_stages": 2}, {"batch_tokens": 64 * 44}, 16, ["11 forward passes", "pipeline 2"]),
+    "interleaving": (
+        {"pipeline": 4, "virtual_stages": 2},
+        {"batch_tokens": 64 * 28},
+        32,
+        ["7 forward passes", "2 x pipeline 4"],
+    ),
     "row over context": ({"context": 2}, {"max_seq_len": 68, "batch_tokens": 68 * 48}, 32, ["68", "2 x context 2"]),
 }
 
@@ -42,8 +47,9 @@ def test_a_broken_rule_is_named_in_one_sentence(rule: str):
 
 
 def test_virtual_stages_need_a_pipeline():
-    layout = Layout(**GOOD | {"pipeline": 1, "virtual_stages": 2, "data": 8, "sharding": 8})
-    assert "above 1" in refusals(layout, MODEL, STAGE, CLUSTER)["pieces and layers"]
+    for pipeline in (1, 2):
+        found = refusals(Layout(**GOOD | {"pipeline": pipeline, "virtual_stages": 2}), MODEL, STAGE, CLUSTER)
+        assert "above 2" in found["interleaving"]
 
 
 def test_a_dense_model_has_no_experts_to_spread():

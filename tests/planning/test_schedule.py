@@ -7,10 +7,23 @@ from ernie5.planning.schedule import (
     passes_in_flight,
     pieces_in_flight,
     run,
+    warmup_passes,
 )
 
 PLAIN = [(1, 1, 3), (2, 1, 1), (2, 1, 5), (4, 1, 2), (4, 1, 4), (4, 1, 9), (5, 1, 12)]
-INTERLEAVED = [(2, 2, 2), (2, 2, 6), (3, 2, 6), (4, 2, 8), (4, 3, 12), (3, 4, 9), (2, 5, 8)]
+INTERLEAVED = [
+    (4, 2, 9),
+    (4, 2, 11),
+    (3, 3, 7),
+    (5, 3, 14),
+    (2, 2, 2),
+    (2, 2, 6),
+    (3, 2, 6),
+    (4, 2, 8),
+    (4, 3, 12),
+    (3, 4, 9),
+    (2, 5, 8),
+]
 FORWARD, BACKWARD = 1.0, 2.0
 
 
@@ -18,6 +31,13 @@ def test_the_plain_schedule_is_that_of_the_paper():
     """arXiv:2104.04473, figure 4: the second of four ranks, eight microbatches."""
     marks = ["F" + str(a.microbatch) if a.is_forward else "B" + str(a.microbatch) for a in actions(4, 1, 8, 1)]
     assert " ".join(marks) == "F0 F1 F2 B0 F3 B1 F4 B2 F5 B3 F6 B4 F7 B5 B6 B7"
+
+
+def test_the_interleaved_warm_up_is_that_of_fleet():
+    """2 * (ranks behind) + (virtual_stages - 1) * pipeline, as fleet's PipelineParallelWithInterleave begins."""
+    assert [warmup_passes(4, 2, 8, rank) for rank in range(4)] == [10, 8, 6, 4]
+    assert [warmup_passes(3, 3, 6, rank) for rank in range(3)] == [10, 8, 6]
+    assert [warmup_passes(3, 3, 8, rank) for rank in range(3)] == [14, 12, 10]
 
 
 @pytest.mark.parametrize(("pipeline", "virtual", "count"), PLAIN + INTERLEAVED)

@@ -26,8 +26,12 @@ def test_pieces_hold_every_layer_once(model: ModelConfig, pipeline: int, virtual
 
 
 def test_pieces_go_round_the_ranks():
-    (first, _), (_, last) = cut_layers(VARIANTS["mixed"], 2, 2, SEQ_LEN)
-    assert (first.is_first, first.dense_layers, last.is_last) == (True, 1, True)
+    model = VARIANTS["mixed"]
+    model = replace(model, moe=replace(model.moe, num_dense_layers=4))
+    (first, third), (second, last) = cut_layers(model, 2, 2, SEQ_LEN)
+    assert (first.is_first, last.is_last) == (True, True)
+    assert first.dense_layers + second.dense_layers == 4
+    assert third.dense_layers == 0
 
 
 @pytest.mark.parametrize("pipeline", range(2, 9))

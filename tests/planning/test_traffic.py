@@ -62,6 +62,13 @@ def test_rows_to_experts_are_those_of_all_choices_counted(expert: int):
     assert flow.least == pytest.approx(calls * SEQ * away * 4 * HIDDEN * 2)
 
 
+@pytest.mark.parametrize("sequence_parallel", [True, False])
+def test_tensor_ranks_share_the_tokens_that_go_to_experts(sequence_parallel: bool):
+    whole = rank_traffic(case(data=4, expert=4), CLUSTER, 0)["expert"]
+    cut = rank_traffic(case(tensor=2, data=4, expert=4, sequence_parallel=sequence_parallel), CLUSTER, 0)["expert"]
+    assert cut.least == whole.least / 2
+
+
 def test_recompute_sends_rows_forward_again():
     plain, again = (
         rank_traffic(case(policy=Policy(recompute=kind), data=4, expert=4), CLUSTER, 0)["expert"]
