@@ -9,12 +9,10 @@ BUILT = ("expert",)  # ways to share a model that are built; data parallelism ne
 
 
 def degrees_are_positive_and_built(config: Config) -> str | None:
-    degrees = {name: degree for name, degree in asdict(config.parallel).items() if name != "sequence_parallel"}
+    degrees = asdict(config.parallel)
     if message := not_positive(**degrees):
         return f"parallel.{message}"
     asked = {name: degree for name, degree in degrees.items() if degree > 1 and name not in BUILT}
-    if config.parallel.sequence_parallel:
-        asked["sequence_parallel"] = True
     if not asked:
         return None
     name, degree = next(iter(asked.items()))

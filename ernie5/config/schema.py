@@ -371,8 +371,7 @@ class OpsConfig:
 class ParallelConfig:
     """How a model lies on the processes: pipeline x data x context x tensor of them, data being what they leave."""
 
-    tensor: int = 1  # processes that share each matrix of attention and of dense layers
-    sequence_parallel: bool = False  # with tensor: what lies between those matrices is shared too, by tokens
+    tensor: int = 1  # processes that share each matrix of attention and of dense layers, and the tokens in between
     pipeline: int = 1  # stages of layers, one after the other
     virtual_stages: int = 1  # pieces that each stage holds, interleaved: smaller bubbles, more messages
     expert: int = 1  # processes over which the experts are spread; divides data x context x tensor

@@ -1,6 +1,6 @@
 """Spreads the routed experts of a model over processes, and brings them together where one has to have them all."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,8 +27,8 @@ class SpreadExperts:
     def __init__(self, model: Ernie5ForCausalLM, ranks: Ranks, mesh: Mesh):
         self._model, self._ranks, self._degree = model, ranks, mesh.expert
         self._place = ranks.rank % mesh.expert
-        self.group = _own_group(mesh.expert_groups(), ranks.rank)
-        self.replicas = _own_group(mesh.expert_replicas(), ranks.rank) if mesh.processes > mesh.expert else None
+        self.group = _own_group(mesh, mesh.experts, ranks.rank)
+        self.replicas = _own_group(mesh, mesh.expert_replicas, ranks.rank) if mesh.processes > mesh.expert else None
         self._layers = {name: layer for name, layer in model.named_sublayers() if isinstance(layer, MoE)}
         self._whole: dict[str, dict[str, paddle.Tensor]] = {}
         self.optimizer_tensors: dict[str, paddle.Tensor] = {}  # of the whole model, after `gather`
@@ -92,9 +92,10 @@ class SpreadExperts:
         return paddle.concat(parts) if self._ranks.is_first else None
 
 
-def _own_group(lists: list[list[int]], rank: int):
+def _own_group(mesh: Mesh, ranks_of: Callable[[int], list[int]], rank: int):
     """Every process takes part in making every group, and keeps its own."""
-    groups = [dist.new_group(ranks) for ranks in lists]
+    lists = sorted({tuple(ranks_of(other)) for other in range(mesh.processes)})
+    groups = [dist.new_group(list(ranks)) for ranks in lists]
     return next(group for group, ranks in zip(groups, lists, strict=True) if rank in ranks)
 
 

@@ -8,7 +8,6 @@ from tests.runs import TINY
 
 REFUSED = {
     "parallel.tensor=2": "parallel.tensor is 2, but so far a model can be shared by `expert` and by data alone",
-    "parallel.sequence_parallel=true": "parallel.sequence_parallel is True, but so far",
     "parallel.pipeline=2": "parallel.pipeline is 2, but so far",
     "parallel.context=2": "parallel.context is 2, but so far",
     "parallel.sharding=2": "parallel.sharding is 2, but so far",

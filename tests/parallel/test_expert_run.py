@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ernie5.config.schema import ParallelConfig
-from ernie5.errors import UserError
-from ernie5.parallel.mesh import make_mesh
 from tests.parallel.test_run import OPTIONS, assert_same_run, cut
 from tests.runs import overrides, records, start_tool, train
 
@@ -75,14 +72,3 @@ def test_spread_experts_go_on_where_one_process_stopped(one, tmp_path):
     train_spread(cut(one, tmp_path / "run"), 4, 2, "--resume", "auto")
     assert_same_run(one, tmp_path / "run")
     assert_same_state(one, tmp_path / "run")
-
-
-def test_who_belongs_together():
-    mesh = make_mesh(8, ParallelConfig(expert=4))
-    assert mesh.expert_groups() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert mesh.expert_replicas() == [[0, 4], [1, 5], [2, 6], [3, 7]]
-
-
-def test_a_degree_that_does_not_divide_the_processes_is_refused_with_those_that_do():
-    with pytest.raises(UserError, match=r"parallel.expert is 4, .* the 6 processes .*: set it to one of 1, 2, 3, 6"):
-        make_mesh(6, ParallelConfig(expert=4))
