@@ -186,6 +186,7 @@ class ProcessGroup:
     def __init__(self, peers: Peers, group_id: int, ranks: Sequence[int]):
         self.peers, self.group_id, self.ranks = peers, group_id, list(ranks)
         self.asked: defaultdict[int, deque[_Receive]] = defaultdict(deque)
+        self._batch: list[_Receive] | None = None  # of receives that wait until all sends of the batch are on their way
         self._rank = self.ranks.index(peers.rank)
 
     def rank(self) -> int:
@@ -347,10 +348,7 @@ class ProcessGroup:
         return _Done()
 
     def recv(self, tensor: Tensor, src: int, sync_op: bool = True) -> _Done:
-        task = _Receive(self, src, lambda data: _write(tensor, np.frombuffer(data, _NUMPY[tensor.dtype])))
-        if sync_op:
-            task.wait()
-        return task
+        return self._received(src, lambda data: _write(tensor, np.frombuffer(data, _NUMPY[tensor.dtype])), sync_op)
 
     def send_partial(self, tensor: Tensor, dst: int, parts: int, part: int, sync_op: bool = True) -> _Done:
         with _Array(tensor) as array:
@@ -362,16 +360,24 @@ class ProcessGroup:
             with _Array(tensor) as array:
                 np.split(array.reshape(-1), parts)[part][:] = np.frombuffer(data, array.dtype)
 
+        return self._received(src, fill, sync_op)
+
+    def _received(self, src: int, fill: Callable[[memoryview], None], sync_op: bool) -> _Receive:
         task = _Receive(self, src, fill)
-        if sync_op:
+        if self._batch is not None:
+            self._batch.append(task)
+        elif sync_op:
             task.wait()
         return task
 
     def _start_coalescing(self) -> None:
-        """Of `batch_isend_irecv`: nothing has to be gathered, as no send waits."""
+        """Of pipelines' batches of messages: in a ring of stages, a receive that waited would keep back its send."""
+        self._batch = []
 
     def _end_coalescing(self, tasks: Sequence[_Done] = ()) -> None:
-        pass
+        batch, self._batch = self._batch or [], None
+        for task in batch:
+            task.wait()
 
     def __getattr__(self, name: str) -> Callable:
         """`x_on_calc_stream`: there is one stream of work on a CPU."""
