@@ -1,6 +1,6 @@
 """The stack of decoder layers."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import paddle
@@ -10,6 +10,7 @@ from ernie5.config.schema import ModelConfig
 from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.norm import RMSNorm
+from ernie5.modality.audio import Tap
 from ernie5.model.block import Block, run_blocks
 from ernie5.model.subnet import Subnet
 
@@ -34,24 +35,40 @@ class Decoder(nn.Layer):
         layout: Layout,
         subnet: Subnet,
         caches: list[LayerCache] | None = None,
-        taps: Mapping[int, Callable[[paddle.Tensor], paddle.Tensor]] | None = None,
+        taps: Mapping[int, Tap] | None = None,
     ) -> DecoderOutput:
         """hidden_states [batch, seq, hidden] (the embedded sequence) -> DecoderOutput.
 
         `taps`: by layer id, what reads the hidden states behind the layer and may change them; the subnet has them all.
         """
+        return self.read(*self.run(hidden_states, layout, subnet, subnet.layer_ids, caches, taps))
+
+    def run(
+        self,
+        hidden_states: paddle.Tensor,
+        layout: Layout,
+        subnet: Subnet,
+        layer_ids: Sequence[int],
+        caches: list[LayerCache] | None = None,
+        taps: Mapping[int, Tap] | None = None,
+    ) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
+        """Through some of the subnet's layers -> hidden states and the loads of the layers that route."""
         taps = taps or {}
-        assert set(taps) <= set(subnet.layer_ids), "a tapped layer is not in the subnet"
+        assert set(taps) <= set(layer_ids), "a tapped layer does not run"
         tokens_per_expert = {}
-        for layer_ids in _runs(subnet.layer_ids, taps):
-            blocks, masks = [self.layers[i] for i in layer_ids], [subnet.layer_masks[i] for i in layer_ids]
-            run_caches = None if caches is None else [caches[i] for i in layer_ids]
+        for run_ids in _runs(layer_ids, taps):
+            blocks, masks = [self.layers[i] for i in run_ids], [subnet.layer_masks[i] for i in run_ids]
+            run_caches = None if caches is None else [caches[i] for i in run_ids]
             hidden_states, loads = run_blocks(blocks, hidden_states, layout, masks, subnet.top_k, run_caches)
-            loads = zip(layer_ids, loads, strict=True)
+            loads = zip(run_ids, loads, strict=True)
             tokens_per_expert.update({layer_id: load for layer_id, load in loads if load is not None})
-            if layer_ids[-1] in taps:
-                hidden_states = taps[layer_ids[-1]](hidden_states)
-        return DecoderOutput(self.norm(hidden_states), hidden_states, tokens_per_expert)
+            if run_ids[-1] in taps:
+                hidden_states = taps[run_ids[-1]](hidden_states)
+        return hidden_states, tokens_per_expert
+
+    def read(self, residual: paddle.Tensor, tokens_per_expert: dict[int, paddle.Tensor]) -> DecoderOutput:
+        """What `run` gives behind the last layer, normed for the heads."""
+        return DecoderOutput(self.norm(residual), residual, tokens_per_expert)
 
 
 def _runs(layer_ids: Sequence[int], taps: Container[int]) -> list[list[int]]:

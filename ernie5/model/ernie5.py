@@ -37,6 +37,14 @@ class Losses(NamedTuple):
     ]  # layer id (the prediction block's is the number of layers) -> int64 [experts]
 
 
+class Walk(NamedTuple):
+    """A batch's way through the layers."""
+
+    layout: Layout
+    spoken: TeacherForcing | None  # collects the loss of what is spoken
+    taps: dict[int, Tap]  # where it does so, by layer id
+
+
 class Ernie5ForCausalLM(nn.Layer):
     """The unified model. `forward` trains; `hidden_states` and `logits` are what evaluation and generation need."""
 
@@ -61,41 +69,55 @@ class Ernie5ForCausalLM(nn.Layer):
         return blocks if self.mtp is None else blocks | {self.mtp.layer_id: self.mtp.block}
 
     def forward(self, batch: Batch, subnet: Subnet) -> Losses:
+        walk = self.walk(batch)
+        decoded = self.decoder(self.embed(batch), walk.layout, subnet, taps=walk.taps)
+        return self.losses(decoded, batch, walk, subnet)
+
+    def validation_losses(self, batch: Batch, subnet: Subnet) -> Losses:
+        """As `forward`, without the prediction block."""
+        walk = self.walk(batch)
+        decoded = self.decoder(self.embed(batch), walk.layout, subnet, taps=walk.taps)
+        return self.next_group_losses(decoded, batch, walk)
+
+    def walk(self, batch: Batch) -> Walk:
+        """What the layers need to know of a batch beside its embedded rows."""
         layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
-        decoded, losses = self._next_group(batch, layout, subnet)
+        return Walk(layout, *self._spoken(batch))
+
+    def losses(self, decoded: DecoderOutput, batch: Batch, walk: Walk, subnet: Subnet) -> Losses:
+        """What predicting costs, that of the second-next token too."""
+        losses = self.next_group_losses(decoded, batch, walk)
         if self.mtp is None:
             return losses
-        predicted = self.predict_second_next(decoded.residual, batch.next_ids, layout, subnet)
+        predicted = self.predict_second_next(decoded.residual, batch.next_ids, walk.layout, subnet)
         mtp_loss = self.text.loss(predicted.hidden_states, batch.mtp_labels, batch.mtp_loss_weight)
         loads = dict(decoded.tokens_per_expert)
         if predicted.tokens_per_expert is not None:
             loads[self.mtp.layer_id] = predicted.tokens_per_expert
         return losses._replace(mtp=mtp_loss, tokens_per_expert=loads)
 
-    def validation_losses(self, batch: Batch, subnet: Subnet) -> Losses:
-        """As `forward`, without the prediction block."""
-        layout = make_layout(batch.mask_rows, batch.position_ids, self.config.attention)
-        return self._next_group(batch, layout, subnet)[1]
-
-    def _next_group(self, batch: Batch, layout: Layout, subnet: Subnet) -> tuple[DecoderOutput, Losses]:
-        """What the layers make of a batch, and what predicting the next group of tokens of each modality costs."""
-        spoken, taps = self._spoken(batch)
-        decoded = self.decoder(self.embed(batch), layout, subnet, taps=taps)
+    def next_group_losses(self, decoded: DecoderOutput, batch: Batch, walk: Walk) -> Losses:
+        """What predicting the next group of tokens of each modality costs."""
         text_loss = self.text.loss(decoded.hidden_states, batch.labels, batch.loss_weight)
         vision_loss = self._vision_loss(decoded.hidden_states, batch)
-        audio_loss = spoken.loss if spoken is not None else None
-        return decoded, Losses(text_loss, None, vision_loss, audio_loss, decoded.tokens_per_expert)
+        audio_loss = walk.spoken.loss if walk.spoken is not None else None
+        return Losses(text_loss, None, vision_loss, audio_loss, decoded.tokens_per_expert)
 
     def embed(self, batch: Batch) -> paddle.Tensor:
-        """The unified sequence as the layers take it, [batch, seq, hidden]: words, and media in their places."""
+        """The unified sequence as the layers take it, [batch, seq, hidden]: words, and media in their places.
+
+        A place below 0 is that of a token which is not in the batch: of a medium that is cut, one has the other end.
+        """
         words = self.text.embed(batch.input_ids)
         media = [*self._seen(batch), *self._heard(batch)]
         if not media:
             return words
         rows = [words, *(embedded for embedded, _ in media)]
         rows = paddle.concat([row.reshape([-1, words.shape[-1]]) for row in rows])
+        places = np.concatenate([places for _, places in media])
         where = np.arange(words.shape[0] * words.shape[1])
-        where[np.concatenate([places for _, places in media])] = np.arange(len(where), len(rows))
+        embedded = np.arange(len(where), len(rows))
+        where[places[places >= 0]] = embedded[places >= 0]
         return paddle.gather(rows, paddle.to_tensor(where)).reshape(words.shape)
 
     def _seen(self, batch: Batch) -> Iterator[tuple[paddle.Tensor, np.ndarray]]:
