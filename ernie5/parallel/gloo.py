@@ -275,7 +275,10 @@ class ProcessGroup:
                 array.reshape(-1)[:] = np.frombuffer(self.take(src), array.dtype)
         return _Done()
 
-    def all_gather(self, tensors: list[Tensor], tensor: Tensor, sync_op: bool = True) -> _Done:
+    def all_gather(self, tensors: list[Tensor] | Tensor, tensor: Tensor, sync_op: bool = True) -> _Done:
+        """Into a list of tensors; or, as sequence parallelism calls it, of the first tensor into the second."""
+        if not isinstance(tensors, list):
+            return self.all_gather_into_tensor(tensor, tensors)
         with _Array(tensor) as array:
             for one, part in zip(tensors, self._exchange([array] * self.size()), strict=True):
                 _write(one, part)
@@ -453,6 +456,8 @@ def install() -> None:
             _peers = Peers(store, rank, world_size)
         return ProcessGroup(_peers, group_id, _members(store, group_id, rank, world_size))
 
+    if not hasattr(parallel.ParallelEnv, "_device_id"):  # of GPUs alone; pipelines ask for it
+        parallel.ParallelEnv._device_id = 0
     build.is_ours = True
     collective._new_process_group_impl = parallel._new_process_group_impl = build
 
