@@ -208,6 +208,7 @@ def draw_sizes_are_in_range(elastic: ElasticConfig, config: Config) -> str | Non
     positive = not_positive(
         min_layers=elastic.min_layers,
         min_experts=elastic.min_experts,
+        layer_groups=elastic.layer_groups,
         expert_multiple=elastic.expert_multiple,
         min_top_k=elastic.min_top_k,
     )

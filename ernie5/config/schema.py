@@ -123,9 +123,10 @@ class ElasticConfig:
     min_layers: int = 1  # fewest decoder layers in a draw
     keep_first_layers: int = 1  # never skipped
     keep_last_layers: int = 1  # never skipped; at least model.audio.num_codebooks, whose heads sit there (report §2.3)
+    layer_groups: int = 1  # runs of layers of which a draw skips as many each, as pipeline stages want it
     width_probability: float = 0.0  # of a reduced expert set (report: 0.20)
     min_experts: int = 1  # fewest experts in a draw
-    expert_multiple: int = 1  # drawn expert counts are multiples of this
+    expert_multiple: int = 1  # runs of experts of which a draw keeps as many each; expert counts are multiples of this
     sparsity_probability: float = 0.0  # of a reduced top-k (report: 0.20)
     min_top_k: int = 1  # smallest k in a draw
 

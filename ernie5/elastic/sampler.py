@@ -27,21 +27,34 @@ def draw_subnet(model: ModelConfig, elastic: ElasticConfig, seed: int, step: int
 
 
 def _draw_layers(rng, num_layers: int, depth: int, elastic: ElasticConfig) -> tuple[int, ...]:
-    """Keeps the first and last layers that must stay and draws the rest from the middle (report Fig. 4)."""
+    """Keeps the first and last layers that must stay and draws the rest from the middle (report Fig. 4).
+
+    Of every one of `layer_groups` runs as many are kept, or one more; where a run has too few, others keep more.
+    """
     first, last = elastic.keep_first_layers, elastic.keep_last_layers
-    middle = np.arange(first, num_layers - last)
-    kept = rng.choice(middle, depth - first - last, replace=False)
-    return (*range(first), *sorted(kept.tolist()), *range(num_layers - last, num_layers))
+    groups = np.array_split(np.arange(num_layers), elastic.layer_groups)
+    middle = [group[(group >= first) & (group < num_layers - last)] for group in groups]
+    left = np.array([len(group) for group in middle])
+    skipped = np.zeros_like(left)
+    for _ in range(num_layers - depth):
+        fewest = np.flatnonzero(left > skipped)
+        fewest = fewest[skipped[fewest] == skipped[fewest].min()]
+        skipped[rng.choice(fewest) if len(fewest) > 1 else fewest[0]] += 1
+    kept = [
+        rng.choice(group, len(group) - count, replace=False).tolist()
+        for group, count in zip(middle, skipped, strict=True)
+    ]
+    return (*range(first), *sorted(sum(kept, [])), *range(num_layers - last, num_layers))
 
 
 def _draw_experts(rng, model: ModelConfig, elastic: ElasticConfig) -> np.ndarray:
-    """bool [layers + mtp blocks, experts]; the count is a multiple of expert_multiple and at least min_experts."""
+    """bool [layers + mtp blocks, experts], as many in each of `expert_multiple` equal runs; at least min_experts."""
     multiple, num_experts = elastic.expert_multiple, model.moe.num_experts
     count = multiple * int(rng.integers(-(-elastic.min_experts // multiple), -(-num_experts // multiple)))
     rows = model.num_hidden_layers + model.num_nextn_predict_layers
     kept = np.zeros([rows, num_experts], bool)
-    for row in kept:
-        row[rng.choice(num_experts, count, replace=False)] = True
+    for run in kept.reshape([-1, num_experts // multiple]):
+        run[rng.choice(len(run), count // multiple, replace=False)] = True
     return kept
 
 

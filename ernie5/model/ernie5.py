@@ -64,8 +64,8 @@ class Ernie5ForCausalLM(nn.Layer):
             self.audio = AudioModality(config.audio, *sizes, config.rms_norm_eps)
 
     def blocks(self) -> dict[int, Block]:
-        """Every block by its layer id, which is its row in a subnet's expert mask."""
-        blocks = dict(enumerate(self.decoder.layers))
+        """Every block of this process by its layer id, which is its row in a subnet's expert mask."""
+        blocks = {layer_id: layer for layer_id, layer in enumerate(self.decoder.layers) if isinstance(layer, Block)}
         return blocks if self.mtp is None else blocks | {self.mtp.layer_id: self.mtp.block}
 
     def forward(self, batch: Batch, subnet: Subnet) -> Losses:
@@ -127,7 +127,7 @@ class Ernie5ForCausalLM(nn.Layer):
         for group in batch.vision.understood:
             yield self.vision_understanding(group.pixels), group.places
         generated = batch.vision.generated
-        if generated is not None:
+        if generated is not None and len(generated.places):
             yield self.vision_generation.embed(generated.inputs, generated.scale_ids), generated.places
 
     def _heard(self, batch: Batch) -> Iterator[tuple[paddle.Tensor, np.ndarray]]:
@@ -149,7 +149,7 @@ class Ernie5ForCausalLM(nn.Layer):
 
     def _vision_loss(self, hidden_states: paddle.Tensor, batch: Batch) -> paddle.Tensor | None:
         generated = batch.vision.generated if batch.vision is not None else None
-        if generated is None:
+        if generated is None or not len(generated.target_places):
             return None
         rows = hidden_states.reshape([-1, hidden_states.shape[-1]])
         predicting = paddle.gather(rows, paddle.to_tensor(generated.target_places))

@@ -41,6 +41,16 @@ class Mesh:
         """Processes of a pipeline stage."""
         return self.data * self.context * self.tensor
 
+    @property
+    def is_model_shared(self) -> bool:
+        """Whether processes have different parts of the model, or of a row."""
+        return max(self.pipeline, self.context, self.tensor, self.expert) > 1
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether no process has all of the model and of its optimizer's state."""
+        return max(self.pipeline, self.tensor, self.expert, self.sharding) > 1
+
     def place(self, rank: int) -> Place:
         rest, tensor = divmod(rank, self.tensor)
         rest, context = divmod(rest, self.context)

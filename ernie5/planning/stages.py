@@ -92,6 +92,22 @@ def piece_flops(model: ModelConfig, seq_len: int, piece: Piece) -> LayerFlops:
     return layers + tail_flops(model, seq_len) if piece.is_last else layers
 
 
+def layer_counts(model: ModelConfig, pieces: int, seq_len: int) -> list[int]:
+    """The layers of each piece, by the rule of `cut_layers`; the last has all those that predict codes of audio."""
+    layers = model.num_hidden_layers
+    if pieces == 1:
+        return [layers]
+    routes = model.moe.num_experts > 0 and model.moe.num_dense_layers < layers
+    tail = tail_flops(model, seq_len).total / layer_flops(model, seq_len, routes).total
+    least = model.audio.num_codebooks if model.audio is not None else 0
+    last = min(
+        range(least, layers - pieces + 2),
+        key=lambda last: (max(last + tail, -(-(layers - last) // (pieces - 1))), -last),
+    )
+    each, more = divmod(layers - last, pieces - 1)
+    return [each + (i >= pieces - 1 - more) for i in range(pieces - 1)] + [last]
+
+
 @lru_cache(maxsize=4096)
 def cut_layers(model: ModelConfig, pipeline: int, virtual_stages: int, seq_len: int) -> tuple[tuple[Piece, ...], ...]:
     """The pieces of each pipeline rank: piece i of the model lies on rank i mod pipeline, in the order of the layers.
@@ -102,14 +118,7 @@ def cut_layers(model: ModelConfig, pipeline: int, virtual_stages: int, seq_len: 
     """
     pieces, layers = pipeline * virtual_stages, model.num_hidden_layers
     dense = layers if model.moe.num_experts == 0 else model.moe.num_dense_layers
-    sizes = [layers]
-    if pieces > 1:
-        tail = tail_flops(model, seq_len).total / layer_flops(model, seq_len, dense < layers).total
-        last = min(
-            range(layers - pieces + 2), key=lambda last: (max(last + tail, -(-(layers - last) // (pieces - 1))), -last)
-        )
-        each, more = divmod(layers - last, pieces - 1)
-        sizes = [each + (i >= pieces - 1 - more) for i in range(pieces - 1)] + [last]
+    sizes = layer_counts(model, pieces, seq_len)
     cut, first = [], 0
     for i, size in enumerate(sizes):
         num_dense = min(max(dense - first, 0), size)

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from ernie5.layers.router import Router
+from ernie5.model.block import is_moe_layer
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
 from ernie5.parallel.data_parallel import Ranks
@@ -26,7 +27,10 @@ class ExpertBalance:
     """Collects the load of a step and updates the routers' biases from it."""
 
     def __init__(self, model: Ernie5ForCausalLM):
-        blocks = model.blocks().items()
+        config, blocks = model.config, model.blocks().items()
+        self.num_experts = config.moe.num_experts
+        self.num_layers = config.num_hidden_layers + config.num_nextn_predict_layers
+        self.routing_ids = [layer_id for layer_id in range(self.num_layers) if is_moe_layer(config, layer_id)]
         self.routers: dict[int, Router] = {layer_id: block.mlp.gate for layer_id, block in blocks if block.routes}
         self.loads: dict[int, np.ndarray] = {}  # of the running step
         self.window: dict[int, np.ndarray] = {}  # of the steps since `take_window`
@@ -37,22 +41,23 @@ class ExpertBalance:
             self.loads[layer_id] = self.loads.get(layer_id, 0) + load.numpy()
 
     def sum_over(self, ranks: Ranks) -> None:
-        """Makes the load of the step that of all processes, each of which ran the same layers."""
-        layer_ids = sorted(self.loads)
-        if layer_ids:
-            total = ranks.summed(np.stack([self.loads[layer_id] for layer_id in layer_ids]))
-            self.loads = dict(zip(layer_ids, total, strict=True))
+        """Makes the load of the step that of all processes. Each has that of its own layers; all know then of all."""
+        total = np.zeros([self.num_layers, self.num_experts + 1], np.int64)
+        for layer_id, load in self.loads.items():
+            total[layer_id] = [*load, 1]  # that it ran, if on no token
+        total = ranks.summed(total)
+        self.loads = {layer_id: load[:-1] for layer_id, load in enumerate(total) if load[-1]}
 
     def update(self, subnet: Subnet, speed: float) -> LoadMetrics:
         """bias += speed * sign(mean load - load), for the layers and the experts that this step's subnet kept."""
         kept = subnet.experts_kept()
         metrics = LoadMetrics([], [], [])
         for layer_id, load in sorted(self.loads.items()):
-            router, keep = self.routers[layer_id], kept[layer_id]
+            keep = kept[layer_id]
             error = np.where(keep, load[keep].mean() - load, 0.0)
-            router.expert_bias.set_value(
-                router.expert_bias.numpy() + np.float32(speed) * np.sign(error, dtype=np.float32)
-            )
+            if layer_id in self.routers:
+                bias = self.routers[layer_id].expert_bias
+                bias.set_value(bias.numpy() + np.float32(speed) * np.sign(error, dtype=np.float32))
             self.window[layer_id] = self.window.get(layer_id, 0) + load
             metrics.load.append(load.tolist())
             metrics.max_over_mean.append(float(load.max() / load[keep].mean()))
@@ -63,10 +68,10 @@ class ExpertBalance:
     def take_window(self) -> LoadMetrics:
         """The load over the steps since the last call: one batch, of a few texts, is too small a sample to judge by."""
         metrics = LoadMetrics([], [], [])
-        for layer_id, router in sorted(self.routers.items()):
+        for layer_id in self.routing_ids:
             load = self.window.get(layer_id)
             ran = load is not None
-            metrics.load.append(load.tolist() if ran else [0] * router.weight.shape[1])
+            metrics.load.append(load.tolist() if ran else [0] * self.num_experts)
             metrics.max_over_mean.append(float(load.max() / load.mean()) if ran else None)
             metrics.entropy.append(normalized_entropy(load) if ran else None)
         self.window = {}

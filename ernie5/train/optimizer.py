@@ -1,7 +1,7 @@
 """AdamW with decoupled weight decay, and clipping by the global norm."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import paddle
 from paddle import nn
@@ -13,9 +13,10 @@ from ernie5.ops.adamw import AdamW, scale_all, sums_of_squares
 DECAYED_NDIM = 2  # matrices, embeddings and stacked experts are decayed; norm weights and biases are not
 
 
-def build_optimizer(model: nn.Layer, config: OptimizerConfig) -> AdamW:
-    """The learning rate is set before every step. Parameters in a half type get float32 master weights."""
-    parameters = list(model.parameters())
+def build_optimizer(model: nn.Layer, config: OptimizerConfig, owned: Sequence[paddle.Tensor] | None = None) -> AdamW:
+    """Of all parameters, or those `owned`. The learning rate is set before every step. Parameters in a half type get
+    float32 master weights."""
+    parameters = list(model.parameters() if owned is None else owned)
     for layer in model.sublayers():
         if isinstance(layer, Router):
             layer.weight.optimize_attr["learning_rate"] = config.router_lr_scale
@@ -36,21 +37,20 @@ def build_optimizer(model: nn.Layer, config: OptimizerConfig) -> AdamW:
 def clip_grad_norm(
     parameters: Iterable[paddle.Tensor],
     clip_norm: float,
-    spread: Iterable[paddle.Tensor] = (),
+    counted: Iterable[paddle.Tensor] | None = None,
     summed: Callable[[float], float] = float,
 ) -> float:
     """Scales all gradients so that their global norm is at most clip_norm (0: leaves them) and returns the norm before.
 
-    The gradients are touched only when they are too large. A norm that is not finite is returned as it is. `spread`:
-    parameters of which every process has its own, whose squares `summed` adds up over the processes.
+    The gradients are touched only when they are too large. A norm that is not finite is returned as it is. Of several
+    processes that have the parameters between them each counts the squares of those `counted`; `summed` adds them up.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    own = [parameter.grad for parameter in spread if parameter.grad is not None]
-    squares = [*sums_of_squares(gradients), summed(math.fsum(sums_of_squares(own)))]
-    gradients += own
-    norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
+    parameters = list(parameters)
+    counted = [one.grad for one in (parameters if counted is None else counted) if one.grad is not None]
+    squares = summed(math.fsum(sums_of_squares(counted)))
+    norm = math.sqrt(squares) if math.isfinite(squares) else math.nan
     if clip_norm and norm > clip_norm:
-        scale_all(gradients, clip_norm / norm)
+        scale_all([one.grad for one in parameters if one.grad is not None], clip_norm / norm)
     return norm
 
 

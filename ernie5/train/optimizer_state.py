@@ -6,7 +6,7 @@ directions go by parameter, and a parameter without state stays without. The lea
 schedule is a function of the step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from paddle import nn
 
 from ernie5.errors import UserError
 from ernie5.model.weights import assign
+from ernie5.parallel.pieces import Cut
 
 MASTER_WEIGHT = "master_weight"  # the float32 copy of a bfloat16 parameter
 
@@ -32,6 +33,12 @@ def export_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> 
             if key in by_parameter:
                 tensors[f"{name}/{state_name}"] = by_parameter[key]
     return tensors
+
+
+def state_cuts(tensors: Iterable[str], cuts: Mapping[str, Cut]) -> dict[str, Cut]:
+    """Which of an optimizer's tensors are cut as their parameters are: all but the powers of the betas."""
+    of_parameter = {name: cuts.get(name.rpartition("/")[0]) for name in tensors if "_pow_" not in name}
+    return {name: cut for name, cut in of_parameter.items() if cut is not None}
 
 
 def import_optimizer(

@@ -3,7 +3,7 @@
 import fcntl
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import ernie5
 from ernie5.config.load import dump
+from ernie5.config.parallel_rules import uneven_draws
 from ernie5.config.schema import Config, GenerationConfig
 from ernie5.data.corpus import Corpus
 from ernie5.data.loader import PIECE_BYTES_PER_TOKEN, Loader
@@ -34,17 +35,20 @@ from ernie5.model.folder import save_pretrained
 from ernie5.model.weights import assign
 from ernie5.ops import backend
 from ernie5.parallel.data_parallel import Ranks, join
-from ernie5.parallel.expert import SpreadExperts
+from ernie5.parallel.gathering import gather_to_first
 from ernie5.parallel.mesh import Mesh, make_mesh
+from ernie5.parallel.parallelize import ParallelModel
+from ernie5.parallel.pieces import Cut
 from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
+from ernie5.planning.stages import layer_counts
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.audio_tokenizer import RunAudio
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
 from ernie5.train.metrics import MetricsLog, read_metrics
 from ernie5.train.optimizer import build_optimizer
-from ernie5.train.optimizer_state import export_optimizer, import_optimizer
+from ernie5.train.optimizer_state import export_optimizer, import_optimizer, state_cuts
 from ernie5.train.precision import cast_parameters, set_device
 from ernie5.train.report import write_report
 from ernie5.train.rng import get_rng_states, set_rng_states
@@ -68,12 +72,14 @@ def run(config: Config, resume: str, show: Show) -> bool:
     """
     run_dir, ranks = Path(config.train.output_dir), join()
     mesh = make_mesh(ranks.size, config.parallel)
+    for sentence in uneven_draws(config) if ranks.is_first else ():
+        logger.warning(sentence)
     with _claim(run_dir) if ranks.is_first else nullcontext():
         return _run(config, run_dir, resume, show, ranks, mesh)
 
 
 def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, mesh: Mesh) -> bool:
-    _check_batches(config, ranks.size)
+    _check_batches(config, mesh.data)
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
@@ -87,16 +93,52 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     model = build_model(config, precision)
     if vision is not None and checkpoint is None:
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
-    spread = SpreadExperts(model, ranks, mesh) if mesh.expert > 1 else None
-    optimizer = build_optimizer(model, config.optimizer)
+    counts = layer_counts(config.model, mesh.pipeline * config.parallel.virtual_stages, config.stages[0].max_seq_len)
+    parallel = ParallelModel(model, ranks, mesh, counts)
+    optimizer = build_optimizer(model, config.optimizer, parallel.owned())
+
+    def whole_model() -> Ernie5ForCausalLM | None:
+        if not mesh.is_model_shared:
+            return model
+        tensors = gather_to_first(ranks, model.state_dict(), parallel.cuts)
+        if tensors is None:
+            return None
+        whole = build_model(config, precision)
+        assign(whole.state_dict().items(), tensors, "the processes of this run")
+        return whole
+
+    def save(state: TrainState, loader_state: dict, score: float | None) -> None:
+        tensors, model_tensors = export_optimizer(optimizer, model), model.state_dict()
+        if mesh.is_divided:
+            model_tensors = gather_to_first(ranks, model_tensors, parallel.cuts)
+            tensors = gather_to_first(ranks, tensors, state_cuts(tensors, parallel.cuts))
+        if not ranks.is_first:
+            return
+        store.save(
+            step=state.step,
+            model_tensors=model_tensors,
+            optimizer_tensors=tensors,
+            state={
+                "train": asdict(state),
+                "loader": loader_state,
+                "rng": get_rng_states(),
+                "vision_tokenizers": vision.digests if vision else {},
+                "audio_tokenizers": audio.digests if audio else {},
+            },
+            config_text=dump(config),
+            tokenizer_dir=tokenizer_dir,
+            tokenizer_digest=tokenizer.digest,
+            score=score,
+            measure=f"{state.vision_bits} visual bits" if vision else "",
+        )
+
     if not ranks.is_first:
-        services = Services(metrics=None, save=None, show_samples=None, validation=None)  # the first process's
-        trainer = Trainer(config, model, optimizer, None, services, vision, audio_coder, ranks, spread)
+        services = Services(save=save, whole_model=whole_model)
+        trainer = Trainer(config, parallel, optimizer, None, services, vision, audio_coder)
         if checkpoint is not None:
             _restore(trainer, checkpoint, audio)
         finished = trainer.fit()
-        if spread is not None:
-            spread.gather({})
+        whole_model()
         return finished
     validation_set = _Validation(validation, tokenizer, config)
     # What is wrong with them shows now, not after hours.
@@ -114,36 +156,19 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     )
     with closing(MetricsLog(run_dir, config.train.visualdl)) as metrics, loader:
 
-        def save(state: TrainState, loader_state: dict, score: float | None) -> None:
-            store.save(
-                step=state.step,
-                model_tensors=model.state_dict(),
-                optimizer_tensors=spread.optimizer_tensors if spread else export_optimizer(optimizer, model),
-                state={
-                    "train": asdict(state),
-                    "loader": loader_state,
-                    "rng": get_rng_states(),
-                    "vision_tokenizers": vision.digests if vision else {},
-                    "audio_tokenizers": audio.digests if audio else {},
-                },
-                config_text=dump(config),
-                tokenizer_dir=tokenizer_dir,
-                tokenizer_digest=tokenizer.digest,
-                score=score,
-                measure=f"{state.vision_bits} visual bits" if vision else "",
-            )
-
-        def show_samples(step: int, vision_bits: int) -> list[Shown]:
+        def show_samples(whole: Ernie5ForCausalLM, step: int, vision_bits: int) -> list[Shown]:
             sight = VisionCoder(vision.by_bits[vision_bits or vision.most_bits]) if vision else None
             name, seed = f"samples/step_{step:08d}", config.train.seed + step
             (run_dir / "samples").mkdir(exist_ok=True)
-            shown = show(model, tokenizer, Coders(sight, audio_coder), config.generation, seed, run_dir, name)
+            shown = show(whole, tokenizer, Coders(sight, audio_coder), config.generation, seed, run_dir, name)
             lines = "\n\n".join(f"--- {s.prompt!r}\n{s.prompt}{s.text}{s.output_file}" for s in shown)
             _write_text(run_dir / f"{name}.txt", lines + "\n")
             return shown
 
-        services = Services(metrics=metrics, save=save, show_samples=show_samples, validation=validation_set)
-        trainer = Trainer(config, model, optimizer, loader, services, vision, audio_coder, ranks, spread)
+        services = Services(
+            save=save, whole_model=whole_model, metrics=metrics, show_samples=show_samples, validation=validation_set
+        )
+        trainer = Trainer(config, parallel, optimizer, loader, services, vision, audio_coder)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
         else:
@@ -162,10 +187,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             _report(run_dir)
     vision_dir = vision.folders[trainer.state.vision_bits or vision.most_bits] if vision else None
     audio_dirs = (audio.folder, audio.speaker_folder) if audio else ()
-    if spread is not None:
-        spread.gather({})
-    with spread.whole() if spread is not None else nullcontext():
-        save_pretrained(model, run_dir / "model", tokenizer_dir, vision_dir, *audio_dirs)
+    save_pretrained(whole_model(), run_dir / "model", tokenizer_dir, vision_dir, *audio_dirs)
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
@@ -280,9 +302,14 @@ def _texts(corpora: Sequence[Corpus], skip_bad_lines: bool) -> Iterator[str]:
 
 
 def _restore(trainer: Trainer, checkpoint: Checkpoint, audio: RunAudio | None) -> None:
+    parallel = trainer.parallel
     tensors, state = checkpoint.model_tensors(), checkpoint.optimizer_tensors()
-    if trainer.spread is not None:
-        tensors, state = trainer.spread.own(tensors), trainer.spread.own(state)
+    if parallel.mesh.is_divided:
+        held, owned = trainer.model.state_dict().keys(), {id(one) for one in parallel.owned()}
+        stepped = {name for name, one in trainer.model.named_parameters() if id(one) in owned}
+        tensors = _pieces({name: tensors[name] for name in held if name in tensors}, parallel.cuts)
+        state = {name: array for name, array in state.items() if name.rpartition("/")[0] in stepped}
+        state = _pieces(state, state_cuts(state, parallel.cuts))
     assign(trainer.model.state_dict().items(), tensors, checkpoint.path)
     import_optimizer(trainer.optimizer, trainer.model, state, checkpoint.path)
     try:
@@ -299,6 +326,11 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint, audio: RunAudio | None) -
     if audio is not None:
         audio.require(audio_digests, checkpoint.path)
     trainer.restore(state, loader_state)
+
+
+def _pieces(tensors: Mapping[str, np.ndarray], cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
+    """Whole tensors -> those of this process."""
+    return {name: cuts[name].piece(array) if name in cuts else array for name, array in tensors.items()}
 
 
 class _Validation:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import paddle
@@ -23,8 +23,8 @@ from ernie5.modality.batch import Batch, Coders, make_batch
 from ernie5.modality.unified import UnifiedSequence, stack
 from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
-from ernie5.parallel.data_parallel import ALONE, Ranks
-from ernie5.parallel.expert import SpreadExperts
+from ernie5.parallel.parallelize import ParallelModel
+from ernie5.parallel.pipeline import Task
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.expert_use import expert_use, watch_experts
@@ -32,11 +32,12 @@ from ernie5.train.metrics import MetricsLog
 from ernie5.train.modality_balance import averaged, balance_weights
 from ernie5.train.modality_gradients import modality_gradient_norms
 from ernie5.train.optimizer import clip_grad_norm, first_not_finite
-from ernie5.train.optimizer_state import export_optimizer
 from ernie5.train.schedule import batch_rows, learning_rate, steps_left, vision_bits
 from ernie5.train.vision_tokenizers import VisionTokenizers
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +111,15 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the loop calls and does not own."""
+    """What the loop calls and does not own: the first two on all processes, the others on the first."""
 
-    metrics: MetricsLog
     save: Callable[[TrainState, dict, float | None], None]  # state, loader state, score
-    show_samples: Callable[[int, int], list[Shown]]  # step, bits of the vision tokenizer in use
-    validation: Callable[[int, bool], ValidationSet]  # tokens in a row, complete or a quick part
+    whole_model: Callable[[], Ernie5ForCausalLM | None]  # for the first process; the others get None
+    metrics: MetricsLog | None = None
+    show_samples: Callable[[Ernie5ForCausalLM, int, int], list[Shown]] | None = (
+        None  # step, bits of the vision tokenizer
+    )
+    validation: Callable[[int, bool], ValidationSet] | None = None  # tokens in a row, complete or a quick part
 
 
 class Trainer:
@@ -124,21 +128,18 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        model: Ernie5ForCausalLM,
+        parallel: ParallelModel,
         optimizer: paddle.optimizer.Optimizer,
         loader: Loader | None,  # of the first process
         services: Services,
         vision: VisionTokenizers | None = None,
         audio: AudioCoder | None = None,
-        ranks: Ranks = ALONE,
-        spread: SpreadExperts | None = None,
     ):
-        self.config, self.model, self.optimizer, self.loader = config, model, optimizer, loader
-        self.vision, self.audio, self.ranks, self.spread = vision, audio, ranks, spread
-        apart = {id(parameter) for parameter in spread.parameters()} if spread else set()
-        self.shared = [parameter for parameter in model.parameters() if id(parameter) not in apart]
+        self.config, self.parallel, self.optimizer, self.loader = config, parallel, optimizer, loader
+        self.model, self.ranks = parallel.model, parallel.ranks
+        self.vision, self.audio = vision, audio
         self.services = services
-        self.balance = ExpertBalance(model)
+        self.balance = ExpertBalance(self.model)
         self.state = TrainState()
         self.loader_state = (
             loader.state_dict() if loader is not None else {}
@@ -167,9 +168,9 @@ class Trainer:
                 if not self._must_stop():
                     self.state = self.state.next_stage()
             if not self.state.is_finished:
-                self._on_first(self._finish)
+                self._finish()
         except (UserError, Fault):
-            if self.spread is None:  # else it takes all processes, and they may not be there
+            if not self.parallel.mesh.is_divided:  # else it takes all processes, and they may not be there
                 self._save_if_new()
             raise
         finally:
@@ -183,18 +184,11 @@ class Trainer:
             raise KeyboardInterrupt
         self.asked_by = number
 
-    def _on_first(self, work: Callable[[], None]) -> None:
-        """The first process works, on the whole model; the others give it their experts and wait."""
-        if self.spread is None:
-            self.ranks.on_first(work)
-            return
-        self.spread.gather(export_optimizer(self.optimizer, self.model))
-
-        def work_on_whole() -> None:
-            with self.spread.whole():
-                work()
-
-        self.ranks.on_first(work_on_whole)
+    def _on_first(self, work: Callable[[Ernie5ForCausalLM], T]) -> T | None:
+        """What the first process makes of the whole model; the others give it their parts, wait, and get None."""
+        whole, made = self.services.whole_model(), []
+        self.ranks.on_first(lambda: made.append(work(whole)))
+        return made[0] if made else None
 
     def _must_stop(self) -> bool:
         """Whether a signal has come, to any process, or the steps are done: the same on all processes.
@@ -221,7 +215,7 @@ class Trainer:
                 self._show(bar, report)
                 self._log(stage, report)
                 if self._goes_on(stage) and self._is_due():
-                    self._on_first(lambda: self._maintain(stage, bar))
+                    self._maintain(stage, bar)
 
     def _goes_on(self, stage: StageConfig) -> bool:
         """Whether another step follows; the last one's samples and scores are made by `_finish`."""
@@ -232,13 +226,16 @@ class Trainer:
         """One optimizer step: draw a sub-network, accumulate its gradients over the batch, update, rebalance."""
         start = time.perf_counter()
         rows = self._next_rows(batch_rows(stage, self.state.stage_tokens))
-        own = self.ranks.share(rows)
+        own = self.parallel.share(rows)
         subnet = draw_subnet(self.config.model, stage.elastic, self.config.train.seed, self.state.step)
         bits = vision_bits(stage, self.state.stage_step, self.vision.most_bits) if self.vision else 0
         if self.state.vision_bits not in (0, bits):
             self._write("event", text=f"the vision tokenizer of {bits} bits takes over")
         shares = loss_shares(stage, self.state.loss_averages)
-        batches = [make_batch(part, self._coders(stage, bits)) for part in own.split(stage.micro_batch_rows)]
+        batches = [
+            self.parallel.share_tokens(make_batch(part, self._coders(stage, bits)))
+            for part in own.split(stage.micro_batch_rows)
+        ]
         every = stage.balance.measure_steps
         is_due = every and self.state.step % every == 0 and self.ranks.is_first
         measured = {} if not is_due else self._gradients(batches[0], subnet, shares)
@@ -251,6 +248,7 @@ class Trainer:
         self.optimizer.set_lr(lr)
         self.optimizer.step()
         self.optimizer.clear_grad(set_to_zero=False)
+        self.parallel.share_updates()
         self.balance.update(subnet, stage.expert_bias_speed)
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
         averages = averaged(self.state.loss_averages, asdict(losses), stage.balance.decay)
@@ -269,16 +267,11 @@ class Trainer:
         )
 
     def _clip_grad_norm(self) -> float:
+        def summed(squares: float) -> float:
+            return float(self.ranks.summed(np.array([squares]))[0])
+
         clip_norm = self.config.optimizer.clip_norm
-        if self.spread is None:
-            return clip_grad_norm(self.shared, clip_norm)
-        group = self.spread.group
-        return clip_grad_norm(
-            self.shared,
-            clip_norm,
-            self.spread.parameters(),
-            lambda squares: float(self.ranks.summed(np.array([squares]), group)[0]),
-        )
+        return clip_grad_norm(self.parallel.owned(), clip_norm, self.parallel.counted(), summed)
 
     def _next_rows(self, num_rows: int) -> UnifiedSequence:
         """One process reads, for all: the work of encoding is done once."""
@@ -293,67 +286,55 @@ class Trainer:
         weights = batch.weights()
 
         def compute() -> dict[str, paddle.Tensor]:
-            terms, _ = self._terms(batch, subnet, weights)
+            terms = _terms(self.model(batch, subnet), weights)
             return {name: term * (shares[name] / weights[name]) for name, term in terms.items()}
 
         return modality_gradient_norms(compute, self.model)
 
-    def _terms(
-        self, batch: Batch, subnet: Subnet, weights: dict[str, float]
-    ) -> tuple[dict[str, paddle.Tensor], Losses]:
-        """The losses of a batch by name, where they weigh, and all that the model gives."""
-        losses = self.model(batch, subnet)
-        terms = {name: getattr(losses, name) for name in weights if weights[name]}
-        return {name: term for name, term in terms.items() if term is not None}, losses
-
     def _idle_batches(self, rows: UnifiedSequence, stage: StageConfig, count: int) -> list[Batch]:
         """Batches of pads for a process that has fewer than others: where experts are spread, all have to be there."""
-        if self.spread is None:
+        if self.parallel.mesh.expert == 1:
             return []
-        most = -(-len(rows.input_ids) // self.ranks.size)
         idle = make_batch(stack([build_row([], rows.input_ids.shape[1], pad_id=0)]))
-        return [idle] * (-(-most // stage.micro_batch_rows) - count)
+        most = self.parallel.most_rows(rows)
+        return [self.parallel.share_tokens(idle)] * (-(-most // stage.micro_batch_rows) - count)
 
     def _accumulate_gradients(
         self, batches: list[Batch], idle: list[Batch], subnet: Subnet, shares: dict[str, float]
     ) -> StepLosses:
         """Gradients of the mean over the whole batch, however it is cut. `idle` has no part in it."""
         of_batches = [batch.weights() for batch in batches]
-        weights = self._summed({name: sum(weight[name] for weight in of_batches) for name in shares})
-        weights["mtp"] *= self.model.mtp is not None
+        own = {name: sum(weight[name] for weight in of_batches) for name in shares}
+        weights = self._summed(own, self.parallel.summed_over_tokens)
+        weights["mtp"] *= self.config.model.num_nextn_predict_layers > 0
         if not any(weights[name] for name in shares if name != "mtp"):
             raise Fault(
                 f"step {self.state.step}: no token of the batch carries loss; check the data with check_data.py"
             )
         sums = dict.fromkeys(shares, 0.0)
-        for place, batch in enumerate([*batches, *idle]):
-            terms, losses = self._terms(batch, subnet, weights)
-            parts = [term * (shares[name] / weights[name]) for name, term in terms.items()]
-            if self.spread is not None:
-                parts.append(losses.text * 0.0)  # no process leaves out a backward pass that others do
-            if parts:
-                sum(parts).backward()
+
+        def objective(losses: Losses) -> paddle.Tensor:
+            terms = _terms(losses, weights)
             for name, term in terms.items():
                 sums[name] += float(term)
-            if place < len(batches):
-                self.balance.collect(losses.tokens_per_expert)
+            parts = [term * (shares[name] / weights[name]) for name, term in terms.items()]
+            return sum(parts, losses.text * 0.0)  # no process leaves out a backward pass that others do
+
+        tasks = [Task(batch, objective) for batch in batches] + [Task(batch, objective, counts=False) for batch in idle]
+        for loads in self.parallel.forward_backward(tasks, subnet):
+            self.balance.collect(loads)
         # All that is exchanged comes before the first change of a weight: if it fails, what is saved is whole.
         self.balance.sum_over(self.ranks)
-        self.ranks.sum_gradients(self.shared)
-        if self.spread is not None and self.spread.replicas is not None:
-            self.ranks.sum_gradients(self.spread.parameters(), self.spread.replicas)
-        sums = self._summed(sums)
+        self.parallel.sum_gradients()
+        sums = self._summed(sums, self.ranks.summed)
         return StepLosses(**{name: sums[name] / weights[name] if weights[name] else None for name in shares})
 
-    def _summed(self, values: dict[str, float]) -> dict[str, float]:
-        """Over all processes."""
-        total = self.ranks.summed(np.array(list(values.values())))
-        return dict(zip(values, total.tolist(), strict=True))
+    def _summed(self, values: dict[str, float], summed: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+        return dict(zip(values, summed(np.array(list(values.values()))).tolist(), strict=True))
 
     def _stop_on_nan(self, loss: float) -> None:
         name = first_not_finite(self.model)
-        if self.spread is not None:
-            self._on_first(self._save_if_new)  # all processes see the same loss
+        self._save_if_new()  # all processes see the same loss
         raise Fault(
             f"step {self.state.step}: the loss is {loss} and the gradient of {name or 'no parameter'} is not finite; "
             "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
@@ -368,11 +349,11 @@ class Trainer:
         train, step = self.config.train, self.state.step
         score = None
         if train.eval_steps and step % train.eval_steps == 0:
-            score = self._evaluate(stage, complete=False, bar=bar).rank
+            score = self._on_first(lambda model: self._evaluate(model, stage, complete=False, bar=bar).rank)
         if train.save_steps and step % train.save_steps == 0:
             self._save(score)
         if train.sample_steps and step % train.sample_steps == 0:
-            self._sample(bar)
+            self._on_first(lambda model: self._sample(model, bar))
 
     def _finish(self) -> None:
         """The last evaluation reads the whole validation set; the last checkpoint is the run's end."""
@@ -382,22 +363,27 @@ class Trainer:
             self._write("event", text=f"stopped by {name}")
             return
         stage = self.config.stages[min(self.state.stage_id, len(self.config.stages) - 1)]
-        self._evaluate(stage, complete=True)
-        quick = self.services.validation(stage.max_seq_len, False)  # which earlier checkpoints were scored on
-        with watch_experts(self.model, quick.rows) as counts:
+        score = self._on_first(lambda model: self._last_score(model, stage))
+        self.state = replace(self.state, is_finished=True)
+        self._save(score)
+        self._on_first(self._sample)
+
+    def _last_score(self, model: Ernie5ForCausalLM, stage: StageConfig) -> float:
+        """Evaluates on everything, and on what earlier checkpoints were scored on, which is the score."""
+        self._evaluate(model, stage, complete=True)
+        quick = self.services.validation(stage.max_seq_len, False)
+        with watch_experts(model, quick.rows) as counts:
             score = evaluate(
-                self.model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coders(stage)
+                model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coders(stage)
             )
         if counts:
             self._write("expert_use", **expert_use(counts, quick.rows))
-        self.state = replace(self.state, is_finished=True)
-        self._save(score.rank)
-        self._sample()
+        return score.rank
 
-    def _evaluate(self, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
+    def _evaluate(self, model: Ernie5ForCausalLM, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
         validation = self.services.validation(stage.max_seq_len, complete)
         full, members = evaluate_members(
-            self.model, validation, self.config.members, stage.micro_batch_rows, self._current_coders(stage)
+            model, validation, self.config.members, stage.micro_batch_rows, self._current_coders(stage)
         )
         self._write(
             "eval",
@@ -411,8 +397,8 @@ class Trainer:
         _say(line + (f" ({others})" if others else ""), bar)
         return full
 
-    def _sample(self, bar: tqdm | None = None) -> None:
-        for shown in self.services.show_samples(self.state.step, self.state.vision_bits):
+    def _sample(self, model: Ernie5ForCausalLM, bar: tqdm | None = None) -> None:
+        for shown in self.services.show_samples(model, self.state.step, self.state.vision_bits):
             self._write("sample", **shown._asdict())
             _say(_line(shown).replace("\n", "\n       | "), bar)
 
@@ -430,8 +416,7 @@ class Trainer:
             self._save(None)
 
     def _save(self, score: float | None) -> None:
-        if self.ranks.is_first:
-            self.services.save(self.state, self.loader_state, score)
+        self.services.save(self.state, self.loader_state, score)
         self.saved_step = self.state.step
 
     def _show(self, bar: tqdm, report: StepReport) -> None:
@@ -480,6 +465,12 @@ def loss_shares(stage: StageConfig, averages: dict[str, float]) -> dict[str, flo
     }
     balanced = balance_weights(averages, stage.balance)
     return {name: share * balanced.get(name, 1.0) for name, share in given.items()}
+
+
+def _terms(losses: Losses, weights: dict[str, float]) -> dict[str, paddle.Tensor]:
+    """The losses of a batch by name, where they weigh."""
+    terms = {name: getattr(losses, name) for name in weights if weights[name]}
+    return {name: term for name, term in terms.items() if term is not None}
 
 
 def _modalities(report: StepReport) -> dict[str, dict[str, float]]:

@@ -7,10 +7,12 @@ from ernie5.errors import UserError
 from tests.runs import TINY
 
 REFUSED = {
-    "parallel.tensor=2": "parallel.tensor is 2, but so far a model can be shared by `expert` and by data alone",
-    "parallel.pipeline=2": "parallel.pipeline is 2, but so far",
-    "parallel.context=2": "parallel.context is 2, but so far",
-    "parallel.sharding=2": "parallel.sharding is 2, but so far",
+    "parallel.tensor=3": "parallel.tensor is 3, which does not divide model.attention.num_attention_heads, ",
+    "parallel.pipeline=9": "parallel: pipeline 9 x virtual_stages 1 asks for 9 pieces, but the ",
+    "parallel.virtual_stages=2": "parallel.virtual_stages is 2, but stages are interleaved from three on and",
+    "parallel.context=5": "stages.0.max_seq_len is 64, but under parallel.context 5 and parallel.tensor 1 a row is cut "
+    "into 10 equal parts: set it to a multiple of 10",
+    "parallel.sharding=0": "parallel.sharding is 0: must be above 0",
     "parallel.expert=0": "parallel.expert is 0: must be above 0",
     "parallel.expert=3": "parallel.expert is 3, which does not divide the model's 8 experts: set it to a divisor",
     "parallel.experts=2": "expert",  # a typo
