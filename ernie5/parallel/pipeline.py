@@ -141,7 +141,7 @@ class Pipeline:
         elif self._model.mtp is None and self._model.text.lm_head is not None:
             _drop(self._model, "text.embed_tokens")
         if not (self.is_first or self.is_last):
-            for name in ("text", "vision_generation", "audio"):
+            for name in ("text", "vision_generation", "audio.code_embeddings"):
                 _drop(self._model, name)
 
 
