@@ -19,7 +19,6 @@ from paddle.distributed.fleet.meta_parallel import (
     PipelineLayer,
     PipelineParallel,
     PipelineParallelWithInterleave,
-    PipelineParallelWithInterleaveFthenB,
 )
 
 from ernie5.modality.batch import Batch
@@ -117,11 +116,8 @@ class Pipeline:
 
     def _schedule(self, count: int) -> PipelineParallel:
         """Fleet's, for so many micro-batches."""
-        kind = PipelineParallel
-        if self._virtual > 1:
-            few = count < 2 * self._mesh.pipeline
-            kind = PipelineParallelWithInterleaveFthenB if few else PipelineParallelWithInterleave
         if count not in self._schedules:
+            kind = PipelineParallelWithInterleave if self._virtual > 1 else PipelineParallel
             self._strategy.pipeline_configs = _configs(count)
             self._schedules[count] = kind(self._layer, self._hcg, self._strategy)
         return self._schedules[count]

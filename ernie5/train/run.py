@@ -79,7 +79,7 @@ def run(config: Config, resume: str, show: Show) -> bool:
 
 
 def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, mesh: Mesh) -> bool:
-    _check_batches(config, mesh.data)
+    _check_batches(config, mesh)
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
@@ -233,15 +233,22 @@ def build_model(config: Config, precision: str) -> Ernie5ForCausalLM:
     return model
 
 
-def _check_batches(config: Config, processes: int) -> None:
-    """UserError for a stage whose smallest batch has fewer rows than there are processes."""
+def _check_batches(config: Config, mesh: Mesh) -> None:
+    """UserError for a stage whose smallest batch has fewer rows than share it, or too few passes to be interleaved."""
     for i, stage in enumerate(config.stages):
-        rows = batch_rows(stage, 0)
-        if rows < processes:
-            key = "batch_start_tokens" if stage.batch_start_tokens else "batch_tokens"
+        rows, needed = batch_rows(stage, 0), mesh.data
+        key = f"stages.{i}.{'batch_start_tokens' if stage.batch_start_tokens else 'batch_tokens'}"
+        if rows < needed:
             raise UserError(
-                f"stages.{i}.{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens for {processes} "
-                f"processes: raise it to {processes * stage.max_seq_len} or more, or start fewer processes"
+                f"{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens for {needed} "
+                f"processes: raise it to {needed * stage.max_seq_len} or more, or start fewer processes"
+            )
+        needed = 2 * mesh.pipeline * stage.micro_batch_rows * mesh.data
+        if config.parallel.virtual_stages > 1 and rows < needed:
+            raise UserError(
+                f"{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens, but {mesh.pipeline} interleaved "
+                f"stages take {2 * mesh.pipeline} passes or more: raise it to {needed * stage.max_seq_len}, lower "
+                "micro_batch_rows, or set parallel.virtual_stages to 1"
             )
 
 

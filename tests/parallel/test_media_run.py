@@ -12,13 +12,35 @@ from tests.parallel.media_run import write_run
 from tests.runs import ROOT, losses, overrides, records
 
 pytestmark = pytest.mark.multiproc
-LAYOUTS = {  # processes and settings
-    "experts over two": (2, ["parallel.expert=2"]),
-    "experts over four": (4, ["parallel.expert=4"]),
-    "experts over two of four": (4, ["parallel.expert=2", "stages.0.micro_batch_rows=2"]),
+LAYOUTS = {  # processes and `parallel:`; the first ones run always
     "data": (2, []),
-    "experts over eight": (8, ["parallel.expert=8"]),
+    "sharded optimizer": (2, ["sharding=2"]),
+    "tensor": (2, ["tensor=2"]),
+    "context": (2, ["context=2"]),
+    "pipeline": (2, ["pipeline=2"]),
 }
+MIXED = {
+    "experts": (2, ["expert=2"]),
+    "experts over four": (4, ["expert=4"]),
+    "experts over two of four": (4, ["expert=2", "sharding=2"]),
+    "experts over eight": (8, ["expert=8"]),
+    "optimizer over two of four": (4, ["sharding=2"]),
+    "three stages": (3, ["pipeline=3"]),
+    "stages of data": (4, ["pipeline=2", "sharding=2"]),
+    "stages and experts": (4, ["pipeline=2", "expert=2"]),
+    "tensor and experts": (4, ["tensor=2", "expert=4", "sharding=2"]),
+    "tensor and replicas of experts": (4, ["tensor=2", "expert=2"]),
+    "context and tensor": (4, ["context=2", "tensor=2"]),
+    "context and experts": (4, ["context=4", "expert=4"]),
+    "stages and context": (4, ["pipeline=2", "context=2"]),
+    "the report's": (8, ["pipeline=2", "tensor=2", "expert=4", "sharding=2"]),
+    "all but data": (8, ["pipeline=2", "context=2", "tensor=2", "expert=4"]),
+}
+INTERLEAVED = {  # of a model with more layers; ten micro-batches
+    "interleaved": (3, ["pipeline=3", "virtual_stages=2"]),
+    "interleaved with a remainder": (4, ["pipeline=4", "virtual_stages=2"]),
+}
+MORE_LAYERS = ["model.num_hidden_layers=10", "stages.0.elastic.min_layers=6"]
 
 
 def train(run_file: Path, output_dir: Path, processes: int, settings: list[str], *arguments: str) -> Path:
@@ -62,17 +84,35 @@ def test_the_run_has_all_modalities_and_draws(one):
     assert len({tuple(record["subnet"].values()) for record in records(one, "train")}) > 3
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(name, marks=pytest.mark.slow) if i else name for i, name in enumerate(LAYOUTS)]
-)
+def settings_of(degrees: list[str]) -> list[str]:
+    return [f"parallel.{degree}" for degree in degrees]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, *(pytest.param(name, marks=pytest.mark.slow) for name in MIXED)])
 def test_it_learns_what_one_process_learns(run_file, one, layout):
-    processes, settings = LAYOUTS[layout]
-    assert_same(one, train(run_file, run_file.parent / layout.replace(" ", "_"), processes, settings))
+    processes, degrees = (LAYOUTS | MIXED)[layout]
+    name = layout.replace(" ", "_").replace("'", "")
+    assert_same(one, train(run_file, run_file.parent / name, processes, settings_of(degrees)))
+
+
+@pytest.fixture(scope="module")
+def deep(run_file) -> Path:
+    return train(run_file, run_file.parent / "deep", 1, MORE_LAYERS)
 
 
 @pytest.mark.slow
-def test_it_goes_on_in_another_layout(run_file, one):
+@pytest.mark.parametrize("layout", INTERLEAVED)
+def test_interleaved_stages_learn_the_same(run_file, deep, layout):
+    processes, degrees = INTERLEAVED[layout]
+    folder = run_file.parent / layout.replace(" ", "_")
+    assert_same(deep, train(run_file, folder, processes, [*MORE_LAYERS, *settings_of(degrees)]))
+
+
+@pytest.mark.slow
+def test_it_goes_on_in_other_layouts(run_file, one):
     folder = run_file.parent / "changes"
-    train(run_file, folder, 4, ["parallel.expert=4", "train.max_steps=10"])
-    train(run_file, folder, 2, ["parallel.expert=2"], "--resume", "auto")
+    for steps, layout in ((6, "the report's"), (11, "context and tensor"), (15, "three stages"), (20, "experts")):
+        processes, degrees = MIXED[layout]
+        options = [*settings_of(degrees), f"train.max_steps={steps}", "train.save_steps=0"]
+        train(run_file, folder, processes, options, *(["--resume", "auto"] if folder.exists() else []))
     assert_same(one, folder)
