@@ -35,7 +35,7 @@ class Replicas:
         self._cohort, self._across = own_group(mesh, rank, cohort_of), own_group(mesh, rank, across_of)
         self._ranks, self._place = cohort_of(rank), cohort_of(rank).index(rank)
         self._is_first = across_of(rank)[0] == rank
-        self._owners = _balanced(self.parameters, len(self._ranks))
+        self._owners = balanced([one.size for one in self.parameters], len(self._ranks))
 
     def owned(self) -> list[Tensor]:
         """Those whose optimizer state is here."""
@@ -98,12 +98,12 @@ def _index(lists: Sequence[Sequence[int]], rank: int) -> int:
     return next(i for i, ranks in enumerate(lists) if rank in ranks)
 
 
-def _balanced(parameters: Sequence[Tensor], parts: int) -> list[int]:
-    """The part of each parameter, so that the parts hold about as many numbers: the largest first, to the emptiest."""
-    filled, owners = [0] * parts, [0] * len(parameters)
-    for i in sorted(range(len(parameters)), key=lambda i: (-parameters[i].size, i)):
+def balanced(sizes: Sequence[int], parts: int) -> list[int]:
+    """The part of each of these sizes, so that the parts weigh about the same: the largest first, to the emptiest."""
+    filled, owners = [0] * parts, [0] * len(sizes)
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
         owners[i] = filled.index(min(filled))
-        filled[owners[i]] += parameters[i].size
+        filled[owners[i]] += sizes[i]
     return owners
 
 
