@@ -73,6 +73,7 @@ class Attention(nn.Layer):
         self.k_proj = linear(hidden_size, kv_width, initializer_range, config.use_bias)
         self.v_proj = linear(hidden_size, kv_width, initializer_range, config.use_bias)
         self.o_proj = linear(width, hidden_size, initializer_range, config.use_bias)
+        self.attend = flashmask_attention  # the seam: replaced where a row lies on several processes
 
     def forward(self, hidden_states: paddle.Tensor, layout: Layout, cache: LayerCache | None = None) -> paddle.Tensor:
         query = rotate(self._heads(self.q_proj(hidden_states)), layout.rotation)
@@ -80,7 +81,7 @@ class Attention(nn.Layer):
         value = self._heads(self.v_proj(hidden_states))
         if cache is not None:
             key, value = cache.append(key, value)
-        return self.o_proj(flashmask_attention(query, key, value, layout.mask))
+        return self.o_proj(self.attend(query, key, value, layout.mask))
 
     def _heads(self, states: paddle.Tensor) -> paddle.Tensor:
         return states.reshape([*states.shape[:2], -1, self.head_dim])  # [batch, seq, heads, head_dim]

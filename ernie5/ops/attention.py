@@ -45,19 +45,51 @@ class Mask:
     def visible(self, first: int, last: int) -> np.ndarray:
         """bool [batch or 1, last - first, keys] of the queries [first, last): the definition of the column form."""
         query = np.arange(first, last)[None, :, None]
-        column = [self._columns[:, None, :, i] for i in range(self._columns.shape[2])]
-        never = np.zeros([1, last - first, self.num_keys], bool)
-        if len(column) == 4:
-            hidden = ((query >= column[0]) & (query < column[1])) | ((query >= column[2]) & (query < column[3]))
-        elif len(column) == 2 and self.causal:
-            hidden = (query >= column[0]) & (query < column[1])
-        elif len(column) == 2:
-            hidden = (query >= column[0]) | (query < column[1])
-        else:
-            hidden = (query >= column[0]) | never if column else never
-        if self.causal:
-            hidden = hidden | (query < np.arange(self.num_keys) - (self.num_keys - self.num_queries))
+        hidden = np.zeros([1, last - first, self.num_keys], bool)
+        for start, end in self._hidden_from():
+            hidden = hidden | ((query >= start[:, None]) & (query < end[:, None]))
         return ~hidden
+
+    def part(self, queries: np.ndarray, keys: np.ndarray) -> "Mask":
+        """The mask of some of the queries over some of the keys, both ascending positions, int64 [n].
+
+        A run of queries that hides a key is one of the queries that are left, too; so a part has columns as the whole.
+        """
+        runs = [np.searchsorted(queries, run[:, keys]) for pair in self._hidden_from() for run in pair]
+        if not runs:
+            return Mask(len(queries), len(keys))
+        runs = np.broadcast_arrays(*runs, *[np.zeros_like(runs[0])] * (4 - len(runs)))
+        if (runs[1] == len(queries)).all() and not runs[2].any():
+            runs = [runs[0], runs[3]]
+        return Mask(len(queries), len(keys), np.stack(runs, -1).astype(np.int32))
+
+    def seen(self) -> np.ndarray:
+        """bool [batch or 1, keys]: whether any query sees a key; queries by keys are not spelled out."""
+        hidden = np.zeros([1, self.num_keys], np.int64)  # how many queries it is hidden from
+        overlap_start, overlap_end = hidden, hidden + self.num_queries
+        runs = [run.clip(0, self.num_queries) for pair in self._hidden_from() for run in pair]
+        for start, end in zip(runs[::2], runs[1::2], strict=True):
+            hidden = hidden + (end - start).clip(0)
+            overlap_start, overlap_end = np.maximum(overlap_start, start), np.minimum(overlap_end, end)
+        if len(runs) == 4:  # counted twice
+            hidden = hidden - (overlap_end - overlap_start).clip(0)
+        return hidden < self.num_queries
+
+    def _hidden_from(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """At most two runs of queries [start, end) that each key is hidden from, int [batch or 1, keys] each."""
+        columns = [self._columns[..., i] for i in range(self._columns.shape[2])]
+        first, last = np.zeros([1, self.num_keys], np.int64), np.full([1, self.num_keys], self.num_queries)
+        if len(columns) == 4:
+            runs = [(columns[0], columns[1]), (columns[2], columns[3])]
+        elif len(columns) == 2 and self.causal:
+            runs = [(columns[0], columns[1])]
+        elif len(columns) == 2:
+            runs = [(columns[0], last), (first, columns[1])]
+        else:
+            runs = [(columns[0], last)] if columns else []
+        if self.causal:
+            runs.append((first, np.arange(self.num_keys)[None] - (self.num_keys - self.num_queries)))
+        return runs
 
     @cached_property
     def tiles(self) -> list["Tile"]:

@@ -212,3 +212,37 @@ def test_tiles_leave_out_the_keys_behind_a_wall(monkeypatch):
 
 def test_a_tile_that_sees_all_its_keys_has_no_bias():
     assert [tile.bias for tile in Mask(1, 9, causal=True).tiles] == [None]
+
+
+PARTS = {
+    "runs": (np.r_[5:12, 25:32], np.r_[0:20, 26:30]),
+    "one run": (np.arange(9, 30), np.arange(37)),
+    "here and there": (np.array([0, 3, 17, 18, 36]), np.array([2, 3, 16, 30, 36])),
+    "all": (np.arange(37), np.arange(37)),
+}
+WHOLE = {name: square(rows) for name, rows in MASKS.items() if rows.shape[1] == 37}
+WHOLE |= {f"{name}, causal {causal}": square(causal_forms(37)[name], causal) for name, causal in FORMS}
+WHOLE |= {"none": Mask(37, 37), "causal without columns": Mask(37, 37, causal=True)}
+WHOLE |= {"windowed": square(windowed_rows(frames=10, size=4, window=2, dropped=3)[:, :37])}
+WHOLE |= {"a cache before the queries": Mask(37, 50, causal=True)}
+
+
+@pytest.mark.parametrize("kept", PARTS)
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_part_shows_its_queries_what_they_see_of_its_keys(name, kept):
+    mask, (queries, keys) = WHOLE[name], PARTS[kept]
+    part = mask.part(queries, keys)
+    assert (part.num_queries, part.num_keys) == (len(queries), len(keys))
+    expected = mask.visible(0, 37)[:, queries][:, :, keys]
+    np.testing.assert_array_equal(part.visible(0, len(queries)), expected)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_key_is_seen_if_any_query_sees_it(name):
+    part = WHOLE[name].part(PARTS["runs"][0], np.arange(WHOLE[name].num_keys))
+    np.testing.assert_array_equal(part.seen(), part.visible(0, 14).any(1))
+
+
+def test_a_key_hidden_by_both_pairs_of_columns_together_is_not_seen():
+    rows = np.array([[[0, 5, 3, 9], [0, 5, 5, 9], [0, 5, 6, 9], [7, 7, 0, 9], [2, 9, 1, 1]]], np.int32)
+    assert Mask(9, 5, rows).seen().tolist() == [[False, False, True, False, True]]
