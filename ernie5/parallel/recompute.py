@@ -1,29 +1,49 @@
-"""Recompute: a block keeps its inputs alone and runs its forward again in the backward pass (arXiv:1604.06174)."""
+"""Recompute: a part of a block keeps only its input and runs its forward again going backward (arXiv:1604.06174)."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import paddle
+from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from ernie5.model.block import Block, BlockOutput
+from ernie5.layers.attention import LayerCache
+from ernie5.model.block import Block
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 
+# full: whole blocks. full_offload: their inputs wait in the host's memory, pinned, for the backward pass. attention,
+# feed_forward: that part of each block alone, so that the other is not run twice.
+RecomputePolicy = Literal["none", "full", "full_offload", "attention", "feed_forward"]
 
-def recompute_blocks(model: Ernie5ForCausalLM) -> None:
+
+def recompute_blocks(model: Ernie5ForCausalLM, policy: RecomputePolicy = "full") -> None:
     """Makes every block of the model recompute while it trains; losses and gradients stay bit for bit the same."""
+    assert policy in get_args(RecomputePolicy), policy
+    if policy == "none":
+        return
     for block in model.blocks().values():
-        block.forward = functools.partial(_forward, block)
+        part = _part(block, policy)
+        part.forward = functools.partial(_forward, part.forward, policy == "full_offload")
 
 
-def _forward(block: Block, hidden_states, layout, expert_mask, top_k: int, cache=None) -> BlockOutput:
-    if cache is not None or not paddle.is_grad_enabled():
-        return Block.forward(block, hidden_states, layout, expert_mask, top_k, cache)
-    load = None
+def _part(block: Block, policy: RecomputePolicy) -> nn.Layer:
+    return {"attention": block.self_attn, "feed_forward": block.mlp}.get(policy, block)
 
-    def run(states):
-        nonlocal load
-        output = Block.forward(block, states, layout, expert_mask, top_k)
-        load = output.tokens_per_expert
+
+def _forward(forward: Callable, offload: bool, hidden_states: paddle.Tensor, *others: Any) -> Any:
+    """What `forward` gives: hidden states, or a named tuple that has them beside what needs no gradient."""
+    if not paddle.is_grad_enabled() or any(isinstance(other, LayerCache) for other in others):
+        return forward(hidden_states, *others)
+    beside = None
+
+    def run(states: paddle.Tensor) -> paddle.Tensor:
+        nonlocal beside
+        output = forward(states, *others)
+        if isinstance(output, paddle.Tensor):
+            return output
+        beside = output._replace(hidden_states=None)  # this function is kept: they must not be
         return output.hidden_states
 
-    return BlockOutput(recompute(run, hidden_states), load)
+    hidden_states = recompute(run, hidden_states, offload_indices=[0] if offload else [])
+    return hidden_states if beside is None else beside._replace(hidden_states=hidden_states)
