@@ -48,6 +48,8 @@ class Pipeline:
         self._stage, self._virtual = hcg.get_stage_id(), len(layer_counts) // mesh.pipeline
         ends = [sum(layer_counts[: i + 1]) for i in range(len(layer_counts))]
         self._layers = [range(end - count, end) for end, count in zip(ends, layer_counts, strict=True)]
+        # The head may be the table itself, and the prediction block embeds what follows.
+        self._embeds_twice = model.text.lm_head is None or model.mtp is not None
         self._drop_others()
         self._strategy = _strategy()
         self._schedules: dict[int, PipelineParallel] = {}
@@ -71,9 +73,11 @@ class Pipeline:
 
     def tied(self) -> list[tuple[str, paddle.Tensor]]:
         """Parameters by name that the first and the last stage both have."""
-        prefixes = ("decoder.layers.", "mtp.", *BEFORE, *BEHIND)
+        prefixes = ["decoder.layers.", "mtp.", *BEFORE, *BEHIND]
+        if not self._embeds_twice:
+            prefixes.append("text.")
         named = self._model.named_parameters() if self.is_first or self.is_last else ()
-        return [(name, one) for name, one in named if not name.startswith(prefixes)]
+        return [(name, one) for name, one in named if not name.startswith(tuple(prefixes))]
 
     def forward_backward(self, tasks: Sequence[Task], subnet: Subnet) -> dict[int, paddle.Tensor]:
         """Gradients of the sum of the objectives, added up; -> the loads of this process's layers that route."""
@@ -134,7 +138,7 @@ class Pipeline:
                     _drop(self._model, name)
         if not self.is_last:
             self._model.mtp = None
-        elif self._model.mtp is None and self._model.text.lm_head is not None:
+        elif not self._embeds_twice:
             _drop(self._model, "text.embed_tokens")
         if not (self.is_first or self.is_last):
             for name in ("text", "vision_generation", "audio.code_embeddings"):
