@@ -88,8 +88,8 @@ def page(lines: list[str]) -> str:
         f"A decoder of {LAYERS} layers, hidden {HIDDEN}, {HEADS} heads of {HEAD_DIM} over {KV_HEADS} of keys, "
         f"{EXPERTS} experts of {WIDTH} of which a token takes {TOP_K}: forward and backward of one row, no head and no "
         "optimizer.\nMemory: the peak of a process above what it had with the model built. Documents: 64 to 8,192 "
-        "tokens, short ones more often.\nOn two processes each holds two chunks of the row; sent: keys, values and their "
-        "gradients, by the process that sent most.",
+        "tokens, short ones more often.\nOn two processes each holds two chunks of the row; sent: keys, values and "
+        "their gradients, by the process that sent most.",
     ]
     return "\n\n".join(about) + "\n\n" + "\n".join(lines) + "\n"
 

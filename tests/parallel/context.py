@@ -81,6 +81,48 @@ def given(name: str):
     return [rng.normal(size=[batch, SEQ, *shape]).astype(np.float32) for shape in shapes]
 
 
+def decoder_step(own, attend=None) -> dict:
+    """Of a decoder that recomputes, for some tokens of "a mask for each row": its output and gradients, NumPy."""
+    import numpy as np
+    import paddle
+
+    from ernie5.config.schema import AttentionConfig, ModelConfig, MoEConfig
+    from ernie5.layers.layout import Layout
+    from ernie5.layers.rope import rotation
+    from ernie5.model.ernie5 import Ernie5ForCausalLM
+    from ernie5.model.subnet import full_subnet
+    from ernie5.parallel.recompute import recompute_blocks
+
+    config = ModelConfig(
+        name="decoder",
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_nextn_predict_layers=0,
+        initializer_range=0.2,
+        attention=AttentionConfig(num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=HEAD_DIM),
+        moe=MoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8),
+    )
+    with paddle.utils.unique_name.guard():
+        model = Ernie5ForCausalLM(config)
+    rng = np.random.default_rng(0)
+    for parameter in model.parameters():
+        parameter.set_value(rng.normal(scale=0.2, size=parameter.shape).astype(np.float32))
+    if attend is not None:
+        for block in model.blocks().values():
+            block.self_attn.attend = attend
+    recompute_blocks(model, "full")
+    states, grad = (rng.normal(size=[3, SEQ, 16]).astype(np.float32) for _ in range(2))
+    states, grad = paddle.to_tensor(states[:, own]), paddle.to_tensor(grad[:, own])
+    states.stop_gradient = False
+    positions = np.repeat(np.arange(SEQ, dtype=np.float32)[None, own, None], 3, axis=2).repeat(3, axis=0)
+    layout = Layout(mask("a mask for each row"), rotation(paddle.to_tensor(positions), config.attention))
+    output = model.decoder(states, layout, full_subnet(config)).hidden_states
+    output.backward(grad)
+    grads = {name: one.grad.numpy() for name, one in model.decoder.named_parameters() if one.grad is not None}
+    return {"output": output.numpy(), "states": states.grad.numpy(), **grads}
+
+
 def main(count: int, backend: str, folder: Path) -> None:
     with other_processes(count, folder):
         from ernie5.ops.runtime import start_paddle
@@ -119,6 +161,7 @@ def main(count: int, backend: str, folder: Path) -> None:
             before = group.process_group.bytes_sent
             found[f"{name}/alone"] = attend(*alone, whole_rows).numpy()
             found[f"{name}/bytes_alone"] = group.process_group.bytes_sent - before
+        found |= {f"decoder/{key}": one for key, one in decoder_step(own, attend).items()}
         np.savez(folder / f"rank_{rank}.npz", **found)
 
 

@@ -100,6 +100,21 @@ def test_a_process_that_has_whole_rows_works_alone(spread, mode, name):
         assert found[f"{name}/bytes_alone"] == 0
 
 
+@pytest.mark.multiproc
+def test_a_decoder_that_recomputes_is_that_of_one_process(spread, mode):
+    with backend.using(mode):
+        expected = program.decoder_step(np.arange(SEQ))
+    for name, whole in expected.items():
+        parts = [found[f"decoder/{name}"] for found in spread]
+        if name not in ("output", "states"):  # of parameters: of the tokens of all
+            np.testing.assert_allclose(sum(parts), whole, rtol=1e-4, atol=1e-5, err_msg=name)
+            continue
+        for rank, part in enumerate(parts):
+            np.testing.assert_allclose(
+                part, whole[:, own_tokens(SEQ, len(spread), rank)], rtol=1e-4, atol=1e-5, err_msg=name
+            )
+
+
 class _LoneGroup:
     """The first of two processes, of whom the other one is not there."""
 
