@@ -291,7 +291,9 @@ class TrainConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 with float32 master weights on GPU
-    recompute: Literal["none", "full"] = "none"  # full: every block recomputes its forward in the backward pass
+    # What runs its forward again in the backward pass, instead of keeping it: every block (with its input in the host's
+    # memory meanwhile), or only its attention or its feed-forward.
+    recompute: Literal["none", "full", "full_offload", "attention", "feed_forward"] = "none"
     max_steps: int = 0  # stop early; 0: when the stages are done
     log_steps: int = 10
     eval_steps: int = 100

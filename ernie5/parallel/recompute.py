@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -12,14 +12,11 @@ from ernie5.layers.attention import LayerCache
 from ernie5.model.block import Block
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 
-# full: whole blocks. full_offload: their inputs wait in the host's memory, pinned, for the backward pass. attention,
-# feed_forward: that part of each block alone, so that the other is not run twice.
-RecomputePolicy = Literal["none", "full", "full_offload", "attention", "feed_forward"]
+def recompute_blocks(model: Ernie5ForCausalLM, policy: str = "full") -> None:
+    """Makes every block of the model recompute while it trains; losses and gradients stay bit for bit the same.
 
-
-def recompute_blocks(model: Ernie5ForCausalLM, policy: RecomputePolicy = "full") -> None:
-    """Makes every block of the model recompute while it trains; losses and gradients stay bit for bit the same."""
-    assert policy in get_args(RecomputePolicy), policy
+    policy: that of `TrainConfig.recompute`. full_offload: the inputs of blocks wait in pinned memory of the host.
+    """
     if policy == "none":
         return
     for block in model.blocks().values():
@@ -27,7 +24,7 @@ def recompute_blocks(model: Ernie5ForCausalLM, policy: RecomputePolicy = "full")
         part.forward = functools.partial(_forward, part.forward, policy == "full_offload")
 
 
-def _part(block: Block, policy: RecomputePolicy) -> nn.Layer:
+def _part(block: Block, policy: str) -> nn.Layer:
     return {"attention": block.self_attn, "feed_forward": block.mlp}.get(policy, block)
 
 

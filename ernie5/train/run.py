@@ -228,8 +228,7 @@ def build_model(config: Config, precision: str) -> Ernie5ForCausalLM:
     with paddle.utils.unique_name.guard():
         model = Ernie5ForCausalLM(config.model)
     cast_parameters(model, precision)
-    if config.train.recompute == "full":
-        recompute_blocks(model)
+    recompute_blocks(model, config.train.recompute)
     return model
 
 
