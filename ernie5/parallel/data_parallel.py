@@ -6,6 +6,7 @@ weights are functions of the seed; so nothing but sums is exchanged. Sums of two
 
 import contextlib
 import io
+import json
 import os
 import pickle
 import socket
@@ -15,13 +16,16 @@ from typing import TypeVar
 import numpy as np
 import paddle
 import paddle.distributed as dist
+import yaml
 from paddle.base import core
 from paddle.distributed.communication.group import Group
 
-from ernie5.errors import Fault, UserError
+import ernie5
+from ernie5.errors import UserError
 from ernie5.modality.unified import UnifiedSequence
 from ernie5.parallel import gloo
-from ernie5.parallel.processes import meet
+from ernie5.parallel.processes import PeerLost, peer_lost
+from ernie5.parallel.roll_call import call_roll, read_seat
 
 BUCKET = 16 * 2**20  # elements that are summed at once: what is copied together stays small
 LONGEST_WAIT = 24 * 3600  # seconds that the others wait for the work of the first process
@@ -72,6 +76,21 @@ class Ranks:
         _all_reduce(total, group)
         return total.numpy()
 
+    def gathered(self, text: str) -> list[str]:
+        """What each process says, by rank, on all of them."""
+        if self.size == 1:
+            return [text]
+        data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
+        lengths = np.zeros(self.size, np.int64)
+        lengths[self.rank] = len(data)
+        lengths = self.summed(lengths)
+        padded = np.zeros(max(1, lengths.max()), np.uint8)
+        padded[: len(data)] = data
+        parts: list[paddle.Tensor] = []
+        _collective(lambda: dist.all_gather(parts, paddle.to_tensor(padded)))
+        found = [part.numpy()[:length].tobytes() for part, length in zip(parts, lengths, strict=True)]
+        return [one.decode(errors="surrogateescape") for one in found]
+
     @paddle.no_grad()
     def sum_gradients(self, parameters: Iterable[paddle.Tensor], group: Group | None = None) -> None:
         """Every gradient becomes the sum over processes, or a group of them; one that none has stays None."""
@@ -121,9 +140,10 @@ def _all_reduce(tensor: paddle.Tensor, group: Group | None = None) -> None:
 def _collective(operation: Callable[[], object]) -> None:
     try:
         operation()
+    except PeerLost:
+        raise
     except (RuntimeError, OSError) as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise Fault(f"another process of this run does not answer ({cause}): look at its log, then resume") from None
+        raise peer_lost(str(error).strip().splitlines()[-1]) from None
 
 
 def _gradient(parameter: paddle.Tensor) -> paddle.Tensor:
@@ -144,11 +164,50 @@ def _buckets(parameters: Sequence[paddle.Tensor]) -> Iterable[list[paddle.Tensor
 
 
 def join() -> Ranks:
-    """Joins the processes that Paddle's launcher, or `tools/train.py --nproc_per_node`, has started; or is alone."""
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
+    """Joins the processes that Paddle's launcher, or `tools/train.py --nproc_per_node`, has started; or is alone.
+
+    Fault where one does not come; UserError for processes that do not belong together.
+    """
+    seat = read_seat(os.environ)
+    if seat is None:
         return ALONE
-    meet()
+    call_roll(seat)
     gloo.install()
     with contextlib.redirect_stderr(io.StringIO()):  # Paddle lists the flags that are set
-        dist.init_parallel_env()
+        _collective(dist.init_parallel_env)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def check_same(ranks: Ranks, config_text: str) -> None:
+    """UserError, on all processes, where one has another configuration, ernie5 or Paddle than the first."""
+    said = {"ernie5": ernie5.__version__, "paddle": paddle.__version__, "config": yaml.safe_load(config_text)}
+    texts = ranks.gathered(json.dumps(said, sort_keys=True, default=str))
+    first = json.loads(texts[0])
+    for rank, text in enumerate(texts):
+        difference = _first_difference("", first, json.loads(text)) if text != texts[0] else None
+        if difference:
+            key, here, there = difference
+            key = key.removeprefix("config.")
+            raise UserError(
+                f"{key} is {here!r} for process 0 and {there!r} for process {rank}: start all with the same file, "
+                "options and versions"
+            )
+
+
+def _first_difference(key: str, one: object, other: object) -> tuple[str, object, object] | None:
+    """The key of the first value that differs between two trees of JSON, with both values."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return None if one == other else (key, one, other)
+    for name in [*one, *(name for name in other if name not in one)]:
+        inner = f"{key}.{name}".removeprefix(".")
+        found = _first_difference(inner, one.get(name, "(absent)"), other.get(name, "(absent)"))
+        if found:
+            return found
+    return None
+
+
+def first_named(ranks: Ranks, name: str | None) -> tuple[int, str] | None:
+    """The first process that names something (a parameter with a NaN), and what; None where none does. On all."""
+    return next(((rank, text) for rank, text in enumerate(ranks.gathered(name or "")) if text), None)

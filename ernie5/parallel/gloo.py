@@ -19,6 +19,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -28,6 +29,9 @@ import paddle
 from paddle import Tensor
 from paddle.base import core
 from paddle.distributed import collective, parallel
+
+from ernie5.parallel.processes import peer_lost
+from ernie5.parallel.roll_call import patience as patience_to_join
 
 PATIENCE = 1800.0  # seconds that a message is waited for; ERNIE5_COMM_TIMEOUT
 WHOLE = 1 << 16  # bytes up to which a sum is made by everybody of everything: one round of messages instead of two
@@ -59,6 +63,7 @@ class Peers:
     def __init__(self, store: core.TCPStore, rank: int, size: int):
         self.rank, self.size = rank, size
         self.bytes_sent: Counter[int] = Counter()  # by channel
+        self.seconds_waited = 0.0  # for what others send
         self._inboxes: defaultdict[tuple[int, int], SimpleQueue] = defaultdict(SimpleQueue)
         self._lock = threading.Lock()
         self._ended: set[int] = set()
@@ -74,18 +79,21 @@ class Peers:
             self._connections[peer].sendall(_HEADER.pack(channel, len(data)))
             self._connections[peer].sendall(data)
         except OSError:
-            raise ConnectionError(f"process {peer} has ended") from None
+            raise peer_lost(f"process {peer} has ended") from None
 
     def receive(self, peer: int, channel: int) -> memoryview:
         """The next message of the channel from that process."""
         patience = float(os.environ.get("ERNIE5_COMM_TIMEOUT", PATIENCE))
+        start = time.perf_counter()
         try:
             data = self._inbox(peer, channel).get(timeout=patience)
         except Empty:
-            raise ConnectionError(f"process {peer} has sent nothing for {patience:.0f} s") from None
+            raise peer_lost(f"process {peer} has sent nothing for {patience:.0f} s") from None
+        finally:
+            self.seconds_waited += time.perf_counter() - start
         if data is None:
             self._inbox(peer, channel).put(None)  # for whoever asks next
-            raise ConnectionError(f"process {peer} has ended")
+            raise peer_lost(f"process {peer} has ended")
         return data
 
     def _inbox(self, peer: int, channel: int) -> SimpleQueue:
@@ -120,8 +128,14 @@ class Peers:
                 address, port, key = bytes(store.get(f"peer/{peer}")).decode().split()
                 found[peer] = socket.create_connection((address, int(port)))
                 found[peer].sendall(bytes.fromhex(key) + struct.pack("<q", self.rank))
+            server.settimeout(patience_to_join())
             while len(found) < self.size - 1:
-                connection, _ = server.accept()
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    missing = [peer for peer in range(self.rank + 1, self.size) if peer not in found]
+                    raise peer_lost(f"processes {missing} did not connect") from None
+                connection.settimeout(None)
                 hello = _exactly(connection, len(token) + 8)
                 if secrets.compare_digest(bytes(hello[: len(token)]), token):
                     found[struct.unpack("<q", hello[len(token) :])[0]] = connection
@@ -440,6 +454,11 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
 
 
 _peers: Peers | None = None
+
+
+def seconds_waited() -> float:
+    """That this process has waited for others so far; 0 where Paddle's own groups do the talking, as on a GPU."""
+    return _peers.seconds_waited if _peers is not None else 0.0
 
 
 def install() -> None:
