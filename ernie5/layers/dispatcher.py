@@ -1,5 +1,6 @@
 """The one seam for expert traffic: brings every token to its experts and its results back. None is dropped."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import paddle
@@ -22,17 +23,25 @@ class LocalDispatcher:
     def __init__(self, num_experts: int):
         self.num_experts = num_experts
 
-    def run(self, hidden_states: paddle.Tensor, routing: Routing, experts: Experts) -> paddle.Tensor:
-        """hidden_states [tokens, hidden] -> the sum over each token's chosen experts, [tokens, hidden].
+    def run(
+        self,
+        hidden_states: paddle.Tensor,
+        routing: Routing,
+        experts: Experts,
+        shared: Callable[[paddle.Tensor], paddle.Tensor] | None = None,
+    ) -> paddle.Tensor:
+        """hidden_states [tokens, hidden] -> the sum over each token's chosen experts, and `shared`, [tokens, hidden].
 
         In one operator where that is compiled; else through `dispatch`, the experts and `combine`.
         """
         if backend.is_native("moe_ffn"):
             weights = experts.gate_up_proj, experts.down_proj
-            return moe_ffn(hidden_states, routing.topk_ids, routing.topk_weights, *weights)
-        sent = self.dispatch(hidden_states, routing)
-        rows = experts(sent.rows, sent.row_weights, sent.permutation.tokens_per_expert)
-        return self.combine(rows, sent)
+            output = moe_ffn(hidden_states, routing.topk_ids, routing.topk_weights, *weights)
+        else:
+            sent = self.dispatch(hidden_states, routing)
+            rows = experts(sent.rows, sent.row_weights, sent.permutation.tokens_per_expert)
+            output = self.combine(rows, sent)
+        return output if shared is None else output + shared(hidden_states)
 
     def dispatch(self, hidden_states: paddle.Tensor, routing: Routing) -> Dispatched:
         """hidden_states [tokens, hidden] -> rows in expert order."""

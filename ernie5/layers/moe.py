@@ -34,7 +34,5 @@ class MoE(nn.Layer):
         """hidden_states [batch, seq, hidden], expert_mask float32 [experts] of 0 and -inf."""
         tokens = hidden_states.reshape([-1, hidden_states.shape[-1]])
         routing = self.gate(tokens, expert_mask, top_k)
-        output = self.dispatcher.run(tokens, routing, self.experts)
-        if self.shared_experts is not None:
-            output = output + self.shared_experts(tokens)
+        output = self.dispatcher.run(tokens, routing, self.experts, self.shared_experts)
         return MoEOutput(output.reshape(hidden_states.shape), routing.tokens_per_expert)

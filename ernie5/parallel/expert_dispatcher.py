@@ -4,6 +4,7 @@ A token's row goes at most once to each process that has any of its experts; the
 their answers comes back as one row. Counts travel first, so that nothing is padded and no token is dropped.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import paddle
@@ -30,20 +31,54 @@ class Dispatched(NamedTuple):
     travel: Travel
 
 
+class OnTheWay(NamedTuple):
+    """Rows that travel to this process's experts. Nothing else may travel in the group before they have `arrived`."""
+
+    rows: paddle.Tensor  # [received, hidden]: to be filled
+    tasks: list
+    weights: paddle.Tensor  # float32 [received, top_k]; 0 for choices of other processes' experts
+    ids: paddle.Tensor  # int64 [received, top_k]: this process's experts, their number for those of others
+    travel: Travel
+
+    def arrived(self, num_local: int) -> Dispatched:
+        """Waits for the rows -> in the order of the experts that are here."""
+        for task in self.tasks:
+            task.wait()
+        permutation = _sorted(self.ids, num_local)
+        return Dispatched(
+            rows=moe_permute(self.rows, permutation),
+            row_weights=_row_weights(self.weights, permutation),
+            permutation=_with_free_rows(permutation),
+            travel=self.travel,
+        )
+
+
 class ExpertParallelDispatcher:
     """The methods of `LocalDispatcher`, for experts that lie in equal runs on the processes of a group."""
 
     def __init__(self, num_experts: int, group: dist.communication.group.Group):
         self.group, self.num_local = group, num_experts // group.nranks
 
-    def run(self, hidden_states: paddle.Tensor, routing: Routing, experts: Experts) -> paddle.Tensor:
-        """hidden_states [tokens, hidden] -> the sum over each token's chosen experts, [tokens, hidden]."""
-        sent = self.dispatch(hidden_states, routing)
-        rows = experts(sent.rows, sent.row_weights, sent.permutation.tokens_per_expert)
-        return self.combine(rows, sent)
+    def run(
+        self,
+        hidden_states: paddle.Tensor,
+        routing: Routing,
+        experts: Experts,
+        shared: Callable[[paddle.Tensor], paddle.Tensor] | None = None,
+    ) -> paddle.Tensor:
+        """hidden_states [tokens, hidden] -> the sum over each token's chosen experts, and `shared`, [tokens, hidden].
 
-    def dispatch(self, hidden_states: paddle.Tensor, routing: Routing) -> Dispatched:
-        """hidden_states [tokens, hidden] -> what has arrived here, in the order of the experts that are here."""
+        `shared` works while the rows are on their way.
+        """
+        on_the_way = self.dispatch(hidden_states, routing)
+        beside = None if shared is None else shared(hidden_states)
+        sent = on_the_way.arrived(self.num_local)
+        rows = experts(sent.rows, sent.row_weights, sent.permutation.tokens_per_expert)
+        output = self.combine(rows, sent)
+        return output if beside is None else output + beside
+
+    def dispatch(self, hidden_states: paddle.Tensor, routing: Routing) -> OnTheWay:
+        """hidden_states [tokens, hidden] leave for their experts."""
         owner = routing.topk_ids // self.num_local  # [tokens, top_k]: the process of each chosen expert
         leaving = _sorted(_first_of_each(owner, self.group.nranks), self.group.nranks)
         sent = leaving.tokens_per_expert.tolist()
@@ -55,16 +90,16 @@ class ExpertParallelDispatcher:
         weights = paddle.gather(routing.topk_weights, token_ids) * is_there.astype(routing.topk_weights.dtype)
 
         received = self._counts(leaving.tokens_per_expert)
-        travel = Travel(leaving, sent, received)
         ids = _sent(paddle.where(is_there, local_ids, self.num_local), self.group, sent, received)
         weights = _AllToAll.apply(weights, self.group, sent, received)
-        arrived = _AllToAll.apply(moe_permute(hidden_states, leaving)[:count], self.group, sent, received)
-        permutation = _sorted(ids, self.num_local)
-        return Dispatched(
-            rows=moe_permute(arrived, permutation),
-            row_weights=_row_weights(weights, permutation),
-            permutation=_with_free_rows(permutation),
-            travel=travel,
+        tasks: list = []
+        rows = moe_permute(hidden_states, leaving)[:count]
+        return OnTheWay(
+            _AllToAll.apply(rows, self.group, sent, received, tasks),
+            tasks,
+            weights,
+            ids,
+            Travel(leaving, sent, received),
         )
 
     def combine(self, rows: paddle.Tensor, dispatched: Dispatched) -> paddle.Tensor:
@@ -114,10 +149,12 @@ def _with_free_rows(permutation: Permutation) -> Permutation:
     return Permutation(permutation.token_ids, permutation.slot_ids, permutation.row_ids, counts)
 
 
-def _sent(rows: paddle.Tensor, group, sent: list[int], received: list[int]) -> paddle.Tensor:
-    """What the processes of the group have sent to this one, [sum of received, ...]."""
+def _sent(rows: paddle.Tensor, group, sent: list[int], received: list[int], tasks: list | None = None) -> paddle.Tensor:
+    """What the processes of the group have sent to this one, [sum of received, ...]; given `tasks`, once these are."""
     arrived = paddle.empty([sum(received), *rows.shape[1:]], rows.dtype)
-    dist.alltoall_single(arrived, rows, sent, received, group=group)
+    task = dist.alltoall_single(arrived, rows, sent, received, group=group, sync_op=tasks is None)
+    if tasks is not None:
+        tasks.append(task)
     return arrived
 
 
@@ -125,9 +162,9 @@ class _AllToAll(PyLayer):
     """The gradient of a journey is the journey back."""
 
     @staticmethod
-    def forward(ctx, rows, group, sent, received):
+    def forward(ctx, rows, group, sent, received, tasks=None):
         ctx.group, ctx.sent, ctx.received = group, sent, received
-        return _sent(rows, group, sent, received)
+        return _sent(rows, group, sent, received, tasks)
 
     @staticmethod
     def backward(ctx, grad):

@@ -12,6 +12,7 @@ from ernie5.layers.attention import LayerCache
 from ernie5.model.block import Block
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 
+
 def recompute_blocks(model: Ernie5ForCausalLM, policy: str = "full") -> None:
     """Makes every block of the model recompute while it trains; losses and gradients stay bit for bit the same.
 
