@@ -188,6 +188,22 @@ class _Receive(_Done):
         return self._is_done
 
 
+class _UnderWay(_Done):
+    """A collective whose messages have been sent and are not received yet."""
+
+    def __init__(self, group: "ProcessGroup", finish: Callable[[], None]):
+        self._group, self._finish = group, finish
+
+    def wait(self, *_) -> bool:
+        if self._group.under_way is self:
+            self._group.under_way = None
+            self._finish()
+        return True
+
+    def is_completed(self) -> bool:
+        return self._group.under_way is not self
+
+
 class _Channel:
     """Collectives and messages between two go apart: each is in step for itself."""
 
@@ -201,6 +217,7 @@ class ProcessGroup:
         self.peers, self.group_id, self.ranks = peers, group_id, list(ranks)
         self.asked: defaultdict[int, deque[_Receive]] = defaultdict(deque)
         self._batch: list[_Receive] | None = None  # of receives that wait until all sends of the batch are on their way
+        self.under_way: _UnderWay | None = None
         self._rank = self.ranks.index(peers.rank)
 
     def rank(self) -> int:
@@ -221,6 +238,8 @@ class ProcessGroup:
         self.peers.send(self.ranks[member], self._channel(kind), array)
 
     def take(self, member: int, kind: int = _Channel.COLLECTIVES) -> memoryview:
+        if kind == _Channel.COLLECTIVES and self.under_way is not None:
+            self.under_way.wait()  # messages of a member come in order
         return self.peers.receive(self.ranks[member], self._channel(kind))
 
     def _channel(self, kind: int) -> int:
@@ -233,10 +252,14 @@ class ProcessGroup:
 
     def _exchange(self, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """parts[i] goes to member i; what the members sent to this one, by member, flat."""
+        return self._start_exchange(parts)()
+
+    def _start_exchange(self, parts: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        """Sends; what it returns receives."""
         for member in self._others:
             self.give(member, np.ascontiguousarray(parts[member]))
         own = parts[self._rank]
-        return [
+        return lambda: [
             own.reshape(-1) if member == self._rank else np.frombuffer(self.take(member), own.dtype)
             for member in range(self.size())
         ]
@@ -348,10 +371,13 @@ class ProcessGroup:
         self, out: Tensor, tensor: Tensor, out_sizes: Sequence[int], in_sizes: Sequence[int], sync_op: bool = True
     ) -> _Done:
         """Sizes: rows to and from each member; empty: equal shares. What is sent says its length itself."""
-        with _Array(tensor) as array, _Array(out) as result:
+        with _Array(tensor) as array:
             ends = np.cumsum(list(in_sizes) or [len(array) // self.size()] * self.size())
-            result.reshape(-1)[:] = np.concatenate(self._exchange(np.split(array, ends[:-1])))
-        return _Done()
+            receive = self._start_exchange(np.split(array, ends[:-1]))
+        self.under_way = task = _UnderWay(self, lambda: _write(out, np.concatenate(receive())))
+        if sync_op:
+            task.wait()
+        return task
 
     def barrier(self, *_: int) -> _Done:
         self._exchange([np.zeros(0, np.uint8)] * self.size())
