@@ -22,7 +22,7 @@ from ernie5.parallel.pipeline import Pipeline, Task
 from ernie5.parallel.replicas import Replicas
 from ernie5.parallel.tensor import cut_matrices
 from ernie5.parallel.tokens import TokenShare
-from ernie5.parallel.topology import join_fleet, own_group
+from ernie5.parallel.topology import expert_group, join_fleet, own_group
 
 
 class ParallelModel:
@@ -38,7 +38,7 @@ class ParallelModel:
         if mesh.pipeline > 1:
             self._pipeline = Pipeline(model, mesh, hcg, layer_counts)
         if mesh.expert > 1:
-            self.cuts |= spread_experts(model, hcg.get_expert_parallel_group())
+            self.cuts |= spread_experts(model, expert_group(mesh, ranks.rank, hcg))
         if mesh.tensor > 1:
             self.cuts |= cut_matrices(model, hcg.get_model_parallel_group())
         if mesh.context > 1:

@@ -12,7 +12,7 @@ from ernie5.parallel.mesh import Mesh
 
 
 def join_fleet(mesh: Mesh) -> HybridCommunicateGroup:
-    """Fleet's topology with the axes of the mesh; the expert axis is there only when it is named.
+    """Fleet's topology with the axes of the mesh; the expert axis is there where `has_expert_axis`.
 
     Fleet numbers ranks as the mesh does, pipeline slowest and tensor fastest. Its sharding axis is data x context here:
     what shares optimizer state is decided by `Replicas`, and its context axis would put pipeline stages between.
@@ -21,13 +21,25 @@ def join_fleet(mesh: Mesh) -> HybridCommunicateGroup:
     degrees = {"pp_degree": mesh.pipeline, "mp_degree": mesh.tensor, "dp_degree": 1, "sep_degree": 1}
     degrees["sharding_degree"] = mesh.data * mesh.context
     order = ["pp", "dp", "sharding", "sep", "mp"]
-    if mesh.expert > 1:
+    if has_expert_axis(mesh):
         degrees |= {"ep_degree": mesh.expert, "moe_sharding_degree": mesh.stage_size // mesh.expert}
         order = ["pp", "moe_sharding", "ep", "dp", "sharding", "sep", "cp", "mp"]
     strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = degrees | {"order": order}
     fleet.init(is_collective=True, strategy=strategy)
     return fleet.get_hybrid_communicate_group()
+
+
+def has_expert_axis(mesh: Mesh) -> bool:
+    """Whether fleet has groups of experts. It mixes up the stages of a pipeline that has both replicas of experts and
+    several processes with the same of them in its neighbourhood (`merge_inner_comm_list`, Paddle 3.3.1)."""
+    replicas = mesh.stage_size // mesh.expert
+    return mesh.expert > 1 and (mesh.pipeline == 1 or replicas == 1 or mesh.data * mesh.context == replicas)
+
+
+def expert_group(mesh: Mesh, rank: int, hcg: HybridCommunicateGroup) -> Group:
+    """The processes that have all experts together. All processes call it together."""
+    return hcg.get_expert_parallel_group() if has_expert_axis(mesh) else own_group(mesh, rank, mesh.experts)
 
 
 def own_group(mesh: Mesh, rank: int, ranks_of: Callable[[int], Sequence[int]]) -> Group | None:
