@@ -300,6 +300,7 @@ class TrainConfig:
     sample_steps: int = 200
     save_steps: int = 200
     keep_checkpoints: int = 2  # newest ones kept, beside the best
+    async_save: bool = False  # checkpoints are written beside the next steps, from a copy of weights and state
     max_eval_tokens: int = 100_000  # validation tokens an evaluation reads while training; the last one reads all
     visualdl: bool = True
     threads: int = 0  # of the CPU math libraries; 0: as many as cores

@@ -1,9 +1,10 @@
 """A folder of weights: one safetensors file, or shards with the index that Paddle's and torch's toolkits read."""
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,10 +36,8 @@ def save_tensors(
     Files of the same stem that stood there are replaced; every file and the folder are synced. Returns file name ->
     sha256 and size, hashed while writing. On an error the files that stood there are as they were.
     """
-    shards = _cut(tensors, max_shard_bytes)
-    names = [f"{stem}.safetensors"]
-    if len(shards) > 1:
-        names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    shards = [{name: tensors[name] for name in names} for names in cut_names(sizes_of(tensors), max_shard_bytes)]
+    (names,) = shard_names(stem, [len(shards)])
     temporary = [folder / f".{name}.tmp" for name in names]
     index_temporary = folder / f".{stem}.index.tmp"
     try:
@@ -46,9 +45,7 @@ def save_tensors(
             records = dict(zip(names, pool.map(write_file, temporary, shards), strict=True))
         if len(shards) > 1:
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-            total_size = sum(num_bytes(tensor) for tensor in tensors.values())
-            index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
-            records[_index_name(stem)] = write_synced(index_temporary, [json.dumps(index, indent=2).encode()])
+            records[index_name(stem)] = write_index(index_temporary, weight_map, sum(sizes_of(tensors).values()))
         for path, name in zip([*temporary, index_temporary], records, strict=False):  # one shard has no index
             os.replace(path, folder / name)
     finally:
@@ -63,7 +60,7 @@ def save_tensors(
 
 def load_tensors(folder: Path, stem: str = "model") -> dict[str, np.ndarray]:
     """Name -> read-only array over the mapped files; bfloat16 as `uint16` bits. UserError names file and cause."""
-    single, index_path = folder / f"{stem}.safetensors", folder / _index_name(stem)
+    single, index_path = folder / f"{stem}.safetensors", folder / index_name(stem)
     if single.exists() and index_path.exists():
         raise UserError(f"{folder}: holds both {single.name} and {index_path.name}; remove the one that is out of date")
     if single.exists():
@@ -128,7 +125,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _index_name(stem: str) -> str:
+def index_name(stem: str) -> str:
+    """Of the file that says which file has which tensor."""
     return f"{stem}.safetensors.index.json"
 
 
@@ -137,18 +135,36 @@ def _files_of(folder: Path, stem: str) -> list[Path]:
     return [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
 
 
-def _cut(tensors: Mapping[str, "Storable"], max_shard_bytes: int) -> list[dict[str, "Storable"]]:
-    """The tensors in order, in groups of at most `max_shard_bytes`; a larger tensor has a group of its own."""
-    shards: list[dict[str, Storable]] = [{}]
+def sizes_of(tensors: Mapping[str, "Storable"]) -> dict[str, int]:
+    """Name -> bytes."""
+    return {name: num_bytes(tensor) for name, tensor in tensors.items()}
+
+
+def cut_names(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
+    """The names in order, in groups of at most `max_shard_bytes`; a larger tensor has a group of its own."""
+    shards: list[list[str]] = [[]]
     room = max_shard_bytes
-    for name, tensor in tensors.items():
-        size = num_bytes(tensor)
+    for name, size in sizes.items():
         if size > room and shards[-1]:
-            shards.append({})
+            shards.append([])
             room = max_shard_bytes
-        shards[-1][name] = tensor
+        shards[-1].append(name)
         room -= size
     return shards
+
+
+def shard_names(stem: str, counts: Sequence[int]) -> list[list[str]]:
+    """How many files each writer has -> their names: one for one file, else numbered through."""
+    total, numbers = sum(counts), itertools.count(1)
+    if total == 1:
+        return [[f"{stem}.safetensors"] * count for count in counts]
+    return [[f"{stem}-{next(numbers):05d}-of-{total:05d}.safetensors" for _ in range(count)] for count in counts]
+
+
+def write_index(path: Path, weight_map: Mapping[str, str], total_size: int) -> FileRecord:
+    """Which file has which tensor, as Paddle's and torch's toolkits read it."""
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+    return write_synced(path, [json.dumps(index, indent=2).encode()])
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -22,12 +22,10 @@ from paddle.distributed.communication.group import Group
 
 import ernie5
 from ernie5.errors import UserError
-from ernie5.modality.unified import UnifiedSequence
 from ernie5.parallel import gloo
 from ernie5.parallel.processes import PeerLost, peer_lost
 from ernie5.parallel.roll_call import call_roll, read_seat
 
-BUCKET = 16 * 2**20  # elements that are summed at once: what is copied together stays small
 LONGEST_WAIT = 24 * 3600  # seconds that the others wait for the work of the first process
 
 
@@ -47,17 +45,6 @@ class Ranks:
         """Whether this process writes what the run leaves."""
         return self.rank == 0
 
-    def share(self, rows: UnifiedSequence) -> UnifiedSequence:
-        """This process's part of stacked rows [batch, seq]. UserError if there are fewer rows than processes."""
-        count = len(rows.input_ids)
-        if count < self.size:
-            raise UserError(
-                f"a batch has {count} rows for {self.size} processes: raise batch_tokens (and batch_start_tokens), "
-                "or start fewer processes"
-            )
-        start, end = (count * rank // self.size for rank in (self.rank, self.rank + 1))
-        return rows.part(start, end)
-
     def from_first(self, value: T | None) -> T:
         """What the first process gives, on all; the others give None. They trust each other: it is pickled."""
         if self.size == 1:
@@ -65,7 +52,7 @@ class Ranks:
         data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8) if self.is_first else None
         length = int(self.summed(np.array([len(data) if self.is_first else 0]))[0])
         tensor = paddle.to_tensor(data) if self.is_first else paddle.zeros([length], "uint8")
-        _collective(lambda: dist.broadcast(tensor, 0))
+        guarded(lambda: dist.broadcast(tensor, 0))
         return value if self.is_first else pickle.loads(tensor.numpy().tobytes())
 
     def summed(self, values: np.ndarray, group: Group | None = None) -> np.ndarray:
@@ -87,24 +74,9 @@ class Ranks:
         padded = np.zeros(max(1, lengths.max()), np.uint8)
         padded[: len(data)] = data
         parts: list[paddle.Tensor] = []
-        _collective(lambda: dist.all_gather(parts, paddle.to_tensor(padded)))
+        guarded(lambda: dist.all_gather(parts, paddle.to_tensor(padded)))
         found = [part.numpy()[:length].tobytes() for part, length in zip(parts, lengths, strict=True)]
         return [one.decode(errors="surrogateescape") for one in found]
-
-    @paddle.no_grad()
-    def sum_gradients(self, parameters: Iterable[paddle.Tensor], group: Group | None = None) -> None:
-        """Every gradient becomes the sum over processes, or a group of them; one that none has stays None."""
-        if self.size == 1:
-            return
-        parameters = [parameter for parameter in parameters if not parameter.stop_gradient]
-        have = self.summed(np.array([parameter.grad is not None for parameter in parameters], np.int64), group)
-        reached = [parameter for parameter, count in zip(parameters, have, strict=True) if count]
-        for bucket in _buckets(reached):
-            total = paddle.concat([_gradient(parameter).flatten() for parameter in bucket])
-            _all_reduce(total, group)
-            parts = paddle.split(total, [parameter.size for parameter in bucket])
-            for parameter, part in zip(bucket, parts, strict=True):
-                parameter.grad = part.reshape(parameter.shape)
 
     def on_first(self, work: Callable[[], None]) -> None:
         """The first process works, the others wait for it however long it takes: gloo's own patience is 30 seconds."""
@@ -117,7 +89,7 @@ class Ranks:
             work()
             self._store.set(key, "1")
         else:
-            _collective(lambda: self._store.wait(key))
+            guarded(lambda: self._store.wait(key))
         self.summed(np.zeros(1))  # the first one hosts the store: it must not end before the others have read
 
     def _open_store(self) -> core.TCPStore:
@@ -134,33 +106,17 @@ ALONE = Ranks()
 
 
 def _all_reduce(tensor: paddle.Tensor, group: Group | None = None) -> None:
-    _collective(lambda: dist.all_reduce(tensor, group=group))
+    guarded(lambda: dist.all_reduce(tensor, group=group))
 
 
-def _collective(operation: Callable[[], object]) -> None:
+def guarded(operation: Callable[[], object]) -> None:
+    """An exchange; a Fault that names the process where another does not answer."""
     try:
         operation()
     except PeerLost:
         raise
     except (RuntimeError, OSError) as error:
         raise peer_lost(str(error).strip().splitlines()[-1]) from None
-
-
-def _gradient(parameter: paddle.Tensor) -> paddle.Tensor:
-    return parameter.grad if parameter.grad is not None else paddle.zeros_like(parameter)
-
-
-def _buckets(parameters: Sequence[paddle.Tensor]) -> Iterable[list[paddle.Tensor]]:
-    """Neighbours of one type, together of at most BUCKET elements, or one alone."""
-    bucket: list[paddle.Tensor] = []
-    for parameter in parameters:
-        fits = sum(other.size for other in bucket) + parameter.size <= BUCKET
-        if bucket and not (fits and bucket[0].dtype == parameter.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(parameter)
-    if bucket:
-        yield bucket
 
 
 def join() -> Ranks:
@@ -174,7 +130,7 @@ def join() -> Ranks:
     call_roll(seat)
     gloo.install()
     with contextlib.redirect_stderr(io.StringIO()):  # Paddle lists the flags that are set
-        _collective(dist.init_parallel_env)
+        guarded(dist.init_parallel_env)
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 

@@ -12,7 +12,7 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor
 
-from ernie5.parallel.data_parallel import _collective as guarded
+from ernie5.parallel.data_parallel import guarded
 from ernie5.parallel.mesh import Mesh
 from ernie5.parallel.topology import own_group
 

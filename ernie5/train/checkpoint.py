@@ -94,6 +94,35 @@ class CheckpointStore:
         step: int,
         model_tensors: Mapping[str, "Storable"],
         optimizer_tensors: Mapping[str, "Storable"],
+        **described: Any,
+    ) -> Path:
+        """Writes one checkpoint and returns its folder; `described` as in `commit`. What several processes have between
+        them `saving.Saver` writes. On an error the temporary folder goes and the error goes on: the checkpoints that
+        were there stay.
+        """
+        temporary = self.begin(step)
+        try:
+            files = save_tensors(model_tensors, temporary, "model", SHARD_BYTES)
+            files |= save_tensors(optimizer_tensors, temporary, "optimizer", SHARD_BYTES)
+            return self.commit(temporary, files, step=step, **described)
+        except BaseException:
+            self.abandon(temporary)
+            raise
+
+    def begin(self, step: int) -> Path:
+        """A folder to write a checkpoint into, aside of the others."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary = self.root / f".tmp-{folder_name(step)}-{os.getpid()}"
+        _remove(temporary)
+        temporary.mkdir()
+        return temporary
+
+    def commit(
+        self,
+        temporary: Path,
+        files: dict[str, FileRecord],
+        *,
+        step: int,
         state: Mapping[str, Any],
         config_text: str,
         tokenizer_dir: Path | None = None,
@@ -101,35 +130,27 @@ class CheckpointStore:
         score: float | None = None,
         measure: str = "",
     ) -> Path:
-        """Writes one checkpoint and returns its folder. The lowest `score` so far (validation loss) is the best.
+        """Makes a checkpoint of a folder that has `files`. The lowest `score` so far (validation loss) is the best.
 
         Scores of another `measure` than the best one's cannot be compared with it: the first of them takes its place.
-        `state` is JSON-able, without NaN. A checkpoint of the same step is replaced. On an error the temporary folder
-        goes and the error goes on: the checkpoints that were there stay.
+        `state` is JSON-able, without NaN. A checkpoint of the same step is replaced.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
         final = self.root / folder_name(step)
-        temporary = self.root / f".tmp-{final.name}-{os.getpid()}"
-        _remove(temporary)
-        try:
-            temporary.mkdir()
-            files = save_tensors(model_tensors, temporary, "model", SHARD_BYTES)
-            files |= save_tensors(optimizer_tensors, temporary, "optimizer", SHARD_BYTES)
-            files["state.json"] = write_json(temporary / "state.json", state)
-            files["config.yaml"] = write_synced(temporary / "config.yaml", [config_text.encode()])
-            if tokenizer_dir is not None:
-                files |= _copy_folder(tokenizer_dir, temporary / "tokenizer")
-            manifest = Manifest(step, self._next_serial(), tokenizer_digest, files)
-            write_manifest(temporary, manifest)
-            sync_folder(temporary)
-            self._put_in_place(temporary, final)
-        except BaseException:
-            _remove(temporary)
-            raise
+        files = files | {"state.json": write_json(temporary / "state.json", state)}
+        files["config.yaml"] = write_synced(temporary / "config.yaml", [config_text.encode()])
+        if tokenizer_dir is not None:
+            files |= _copy_folder(tokenizer_dir, temporary / "tokenizer")
+        write_manifest(temporary, Manifest(step, self._next_serial(), tokenizer_digest, files))
+        sync_folder(temporary)
+        self._put_in_place(temporary, final)
         if score is not None and not math.isnan(score) and score < self._best_score(measure):
             _replace_json(self.root / BEST, {"step": step, "score": score, "measure": measure})
         self._retain()
         return final
+
+    def abandon(self, temporary: Path) -> None:
+        """Removes what `begin` has made."""
+        _remove(temporary)
 
     def open(self, which: Path | str = "auto") -> Checkpoint:
         """The checkpoint in folder `which`, or with "auto" the newest that verifies; raises UserError."""

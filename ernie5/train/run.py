@@ -3,7 +3,7 @@
 import fcntl
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,10 +35,9 @@ from ernie5.model.folder import save_pretrained
 from ernie5.model.weights import assign
 from ernie5.ops import backend
 from ernie5.parallel.data_parallel import Ranks, join
-from ernie5.parallel.gathering import gather_to_first
 from ernie5.parallel.mesh import Mesh, make_mesh
 from ernie5.parallel.parallelize import ParallelModel
-from ernie5.parallel.pieces import Cut
+from ernie5.parallel.pieces import gather_to_first, own_pieces
 from ernie5.parallel.recompute import recompute_blocks
 from ernie5.planning.parameters import count_parameters
 from ernie5.planning.stages import layer_counts
@@ -52,6 +51,7 @@ from ernie5.train.optimizer_state import export_optimizer, import_optimizer, sta
 from ernie5.train.precision import cast_parameters, set_device
 from ernie5.train.report import write_report
 from ernie5.train.rng import get_rng_states, set_rng_states
+from ernie5.train.saving import Part, Saver
 from ernie5.train.schedule import batch_rows
 from ernie5.train.trainer import Services, Shown, Trainer, TrainState
 from ernie5.train.vision_tokenizers import VisionTokenizers
@@ -107,17 +107,15 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
         assign(whole.state_dict().items(), tensors, "the processes of this run")
         return whole
 
-    def save(state: TrainState, loader_state: dict, score: float | None) -> None:
-        tensors, model_tensors = export_optimizer(optimizer, model), model.state_dict()
-        if mesh.is_divided:
-            model_tensors = gather_to_first(ranks, model_tensors, parallel.cuts)
-            tensors = gather_to_first(ranks, tensors, state_cuts(tensors, parallel.cuts))
-        if not ranks.is_first:
-            return
-        store.save(
-            step=state.step,
-            model_tensors=model_tensors,
-            optimizer_tensors=tensors,
+    saver = Saver(store, ranks, config.train.async_save)
+
+    def save(state: TrainState, loader_state: dict, score: float | None, is_emergency: bool = False) -> None:
+        tensors = export_optimizer(optimizer, model)
+        save_parts = saver.save_alone if is_emergency else saver.save
+        save_parts(
+            state.step,
+            Part(model.state_dict(), parallel.cuts),
+            Part(tensors, state_cuts(tensors, parallel.cuts)),
             state={
                 "train": asdict(state),
                 "loader": loader_state,
@@ -133,11 +131,12 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
         )
 
     if not ranks.is_first:
-        services = Services(save=save, whole_model=whole_model)
+        services = Services(save=save, poll=saver.poll, whole_model=whole_model)
         trainer = Trainer(config, parallel, optimizer, None, services, vision, audio_coder)
         if checkpoint is not None:
             _restore(trainer, checkpoint, audio)
         finished = trainer.fit()
+        saver.finish()
         whole_model()
         return finished
     validation_set = _Validation(validation, tokenizer, config)
@@ -166,7 +165,12 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             return shown
 
         services = Services(
-            save=save, whole_model=whole_model, metrics=metrics, show_samples=show_samples, validation=validation_set
+            save=save,
+            poll=saver.poll,
+            whole_model=whole_model,
+            metrics=metrics,
+            show_samples=show_samples,
+            validation=validation_set,
         )
         trainer = Trainer(config, parallel, optimizer, loader, services, vision, audio_coder)
         if checkpoint is None:
@@ -183,6 +187,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
         logger.info("operators: %s", backend.described())
         try:
             finished = trainer.fit()
+            saver.finish()
         finally:
             _report(run_dir)
     vision_dir = vision.folders[trainer.state.vision_bits or vision.most_bits] if vision else None
@@ -313,9 +318,9 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint, audio: RunAudio | None) -
     if parallel.mesh.is_divided:
         held, owned = trainer.model.state_dict().keys(), {id(one) for one in parallel.owned()}
         stepped = {name for name, one in trainer.model.named_parameters() if id(one) in owned}
-        tensors = _pieces({name: tensors[name] for name in held if name in tensors}, parallel.cuts)
+        tensors = own_pieces({name: tensors[name] for name in held if name in tensors}, parallel.cuts)
         state = {name: array for name, array in state.items() if name.rpartition("/")[0] in stepped}
-        state = _pieces(state, state_cuts(state, parallel.cuts))
+        state = own_pieces(state, state_cuts(state, parallel.cuts))
     assign(trainer.model.state_dict().items(), tensors, checkpoint.path)
     import_optimizer(trainer.optimizer, trainer.model, state, checkpoint.path)
     try:
@@ -332,11 +337,6 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint, audio: RunAudio | None) -
     if audio is not None:
         audio.require(audio_digests, checkpoint.path)
     trainer.restore(state, loader_state)
-
-
-def _pieces(tensors: Mapping[str, np.ndarray], cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
-    """Whole tensors -> those of this process."""
-    return {name: cuts[name].piece(array) if name in cuts else array for name, array in tensors.items()}
 
 
 class _Validation:

@@ -113,7 +113,8 @@ class Shown(NamedTuple):
 class Services:
     """What the loop calls and does not own: the first two on all processes, the others on the first."""
 
-    save: Callable[[TrainState, dict, float | None], None]  # state, loader state, score
+    save: Callable[..., None]  # state, loader state, score; is_emergency: by the first alone
+    poll: Callable[[], None]  # between steps
     whole_model: Callable[[], Ernie5ForCausalLM | None]  # for the first process; the others get None
     metrics: MetricsLog | None = None
     show_samples: Callable[[Ernie5ForCausalLM, int, int], list[Shown]] | None = (
@@ -170,8 +171,8 @@ class Trainer:
             if not self.state.is_finished:
                 self._finish()
         except (UserError, Fault):
-            if not self.parallel.mesh.is_divided:  # else it takes all processes, and they may not be there
-                self._save_if_new()
+            if not self.parallel.mesh.is_divided and self.ranks.is_first:  # else it takes others, who may be gone
+                self._save_if_new(is_emergency=True)
             raise
         finally:
             gc.unfreeze()
@@ -212,6 +213,7 @@ class Trainer:
         with tqdm(total=total, initial=self.state.step, desc=stage.name, dynamic_ncols=True, disable=hidden) as bar:
             while self.state.stage_tokens < stage.num_tokens and not self._must_stop():
                 report = self._step(stage)
+                self.services.poll()
                 self._show(bar, report)
                 self._log(stage, report)
                 if self._goes_on(stage) and self._is_due():
@@ -411,12 +413,12 @@ class Trainer:
             return
         self.services.metrics.write({"kind": kind, "step": self.state.step, **values})
 
-    def _save_if_new(self) -> None:
+    def _save_if_new(self, is_emergency: bool = False) -> None:
         if self.state.step not in (0, self.saved_step):
-            self._save(None)
+            self._save(None, is_emergency)
 
-    def _save(self, score: float | None) -> None:
-        self.services.save(self.state, self.loader_state, score)
+    def _save(self, score: float | None, is_emergency: bool = False) -> None:
+        self.services.save(self.state, self.loader_state, score, is_emergency)
         self.saved_step = self.state.step
 
     def _show(self, bar: tqdm, report: StepReport) -> None:

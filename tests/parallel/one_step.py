@@ -87,9 +87,9 @@ def main(count: int, case: str, folder: Path) -> None:
         from ernie5.modality.batch import make_batch
         from ernie5.model.subnet import full_subnet
         from ernie5.parallel.data_parallel import join
-        from ernie5.parallel.gathering import gather_to_first
         from ernie5.parallel.mesh import make_mesh
         from ernie5.parallel.parallelize import ParallelModel
+        from ernie5.parallel.pieces import gather_to_first
         from ernie5.parallel.pipeline import Task
 
         _, degrees, changes, recompute = CASES[case]
