@@ -80,6 +80,8 @@ def supervise(
             where = f"{newest} on" if newest != at_start else "where this one started"
             text = f"restart {restart} of {max_restarts} with {processes} processes from {where}: {cause}"
             pause = min(2 ** (restart - 1), _LONGEST_PAUSE)
+            if status < 0:
+                sys.stderr.write("\n")  # what was killed has left its progress bar without an end
             logger.warning("%s (in %d s)", text, pause)
             if job.stopped.wait(pause):
                 return 128 + job.signal
