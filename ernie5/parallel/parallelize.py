@@ -57,8 +57,7 @@ class ParallelModel:
 
     def share(self, rows: UnifiedSequence) -> UnifiedSequence:
         """This process's part of stacked rows [batch, seq], which its stage's tensor and context groups share."""
-        count, data = len(rows.input_ids), self.mesh.data
-        return rows.part(count * self._place.data // data, count * (self._place.data + 1) // data)
+        return share_rows(rows, self._place.data, self.mesh.data)
 
     def most_rows(self, rows: UnifiedSequence) -> int:
         """That any process has of them."""
@@ -128,6 +127,7 @@ class ParallelModel:
         return sorted({*mesh.stage(0), *mesh.stage(mesh.processes - 1)})
 
 
-def alone(model: Ernie5ForCausalLM) -> ParallelModel:
-    """The whole model on one process."""
-    return ParallelModel(model, Ranks(), Mesh(), [len(model.decoder.layers)])
+def share_rows(rows: UnifiedSequence, part: int, parts: int) -> UnifiedSequence:
+    """Of stacked rows [batch, seq] one of `parts` runs of neighbours, of even numbers."""
+    count = len(rows.input_ids)
+    return rows.part(count * part // parts, count * (part + 1) // parts)

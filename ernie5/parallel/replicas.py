@@ -55,7 +55,7 @@ class Replicas:
             if group is not None:
                 guarded(lambda group=group: dist.all_reduce(have, group=group))
         reached = [one for one, count in zip(self._with_owners(), have.tolist(), strict=True) if count]
-        for owner, bucket in _buckets(reached):
+        for owner, bucket in buckets(reached):
             total = paddle.concat([_gradient(one).flatten() for one in bucket])
             if self._cohort is not None:
                 guarded(lambda total=total, owner=owner: dist.reduce(total, self._ranks[owner], group=self._cohort))
@@ -73,7 +73,7 @@ class Replicas:
         """Every process of the cohort gets what the owners have made of the parameters."""
         if self._cohort is None:
             return
-        for owner, bucket in _buckets(self._with_owners()):
+        for owner, bucket in buckets(self._with_owners()):
             values = paddle.concat([one.flatten() for one in bucket])
             guarded(lambda values=values, owner=owner: dist.broadcast(values, self._ranks[owner], group=self._cohort))
             if owner != self._place:
@@ -111,8 +111,8 @@ def _gradient(parameter: Tensor) -> Tensor:
     return parameter.grad if parameter.grad is not None else paddle.zeros_like(parameter)
 
 
-def _buckets(parameters: Iterable[tuple[int, Tensor]]) -> Iterable[tuple[int, list[Tensor]]]:
-    """Parameters of one owner and type, together of at most BUCKET elements, or one alone."""
+def buckets(parameters: Iterable[tuple[int, Tensor]]) -> Iterable[tuple[int, list[Tensor]]]:
+    """With the owner of each -> parameters of one owner and type, together of at most BUCKET elements, or one alone."""
     open_buckets: dict[tuple, list[Tensor]] = {}
     for owner, parameter in parameters:
         kind = owner, parameter.dtype

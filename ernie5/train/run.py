@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import yaml
 from tqdm import tqdm
 
 import ernie5
@@ -39,11 +41,12 @@ from ernie5.parallel.mesh import Mesh, make_mesh
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pieces import gather_to_first, own_pieces
 from ernie5.parallel.recompute import recompute_blocks
+from ernie5.parallel.supervisor import RESTART
 from ernie5.planning.parameters import count_parameters
 from ernie5.planning.stages import layer_counts
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.audio_tokenizer import RunAudio
-from ernie5.train.checkpoint import Checkpoint, CheckpointStore
+from ernie5.train.checkpoint import Checkpoint, CheckpointStore, first_difference
 from ernie5.train.evaluate import ValidationSet
 from ernie5.train.metrics import MetricsLog, read_metrics
 from ernie5.train.optimizer import build_optimizer
@@ -71,6 +74,7 @@ def run(config: Config, resume: str, show: Show) -> bool:
     Raises UserError before anything is built or overwritten where that can be known, Fault for what breaks on the way.
     """
     run_dir, ranks = Path(config.train.output_dir), join()
+    _require_same(ranks, config)
     mesh = make_mesh(ranks.size, config.parallel)
     for sentence in uneven_draws(config) if ranks.is_first else ():
         logger.warning(sentence)
@@ -184,6 +188,8 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
         if checkpoint is not None:
             metrics.write({"kind": "event", "step": checkpoint.step, "text": f"resumed from {checkpoint.path.name}"})
             logger.info("resumed from %s", checkpoint.path)
+        if RESTART in os.environ:
+            metrics.write({"kind": "event", "step": trainer.state.step, "text": os.environ[RESTART]})
         logger.info("operators: %s", backend.described())
         try:
             finished = trainer.fit()
@@ -196,6 +202,18 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
+
+
+def _require_same(ranks: Ranks, config: Config) -> None:
+    """UserError, on all processes, where one was given another configuration than the first, or has another ernie5."""
+    first, *others = [yaml.safe_load(text) for text in ranks.gathered(f"ernie5: {ernie5.__version__}\n{dump(config)}")]
+    for rank, other in enumerate(others, 1):
+        if difference := first_difference("", first, other):
+            key, there, here = difference
+            raise UserError(
+                f"process {rank} has another configuration than the first, {key.lstrip('.')} is {there!r} there and "
+                f"{here!r} here: start all with the same run file and options"
+            )
 
 
 @contextmanager

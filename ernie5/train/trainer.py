@@ -25,6 +25,7 @@ from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pipeline import Task
+from ernie5.parallel.straggler import Stragglers
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.expert_use import expert_use, watch_experts
@@ -141,6 +142,8 @@ class Trainer:
         self.vision, self.audio = vision, audio
         self.services = services
         self.balance = ExpertBalance(self.model)
+        self.own_losses: dict[str, float] = {}  # of this process in the last step
+        self.stragglers = Stragglers(self.ranks, config.train.log_steps)
         self.state = TrainState()
         self.loader_state = (
             loader.state_dict() if loader is not None else {}
@@ -212,7 +215,11 @@ class Trainer:
         total, hidden = self.state.step + left, not self.ranks.is_first
         with tqdm(total=total, initial=self.state.step, desc=stage.name, dynamic_ncols=True, disable=hidden) as bar:
             while self.state.stage_tokens < stage.num_tokens and not self._must_stop():
+                self.stragglers.begin_step()
                 report = self._step(stage)
+                for slow in self.stragglers.end_step(self.state.step, report.seconds):
+                    self._write("event", text=str(slow))
+                    _say(f"step {self.state.step}: {slow}", bar)
                 self.services.poll()
                 self._show(bar, report)
                 self._log(stage, report)
@@ -328,6 +335,7 @@ class Trainer:
         # All that is exchanged comes before the first change of a weight: if it fails, what is saved is whole.
         self.balance.sum_over(self.ranks)
         self.parallel.sum_gradients()
+        self.own_losses = dict(sums)
         sums = self._summed(sums, self.ranks.summed)
         return StepLosses(**{name: sums[name] / weights[name] if weights[name] else None for name in shares})
 
@@ -335,12 +343,23 @@ class Trainer:
         return dict(zip(values, summed(np.array(list(values.values()))).tolist(), strict=True))
 
     def _stop_on_nan(self, loss: float) -> None:
-        name = first_not_finite(self.model)
+        own = next((name for name, value in self.own_losses.items() if not math.isfinite(value)), "")
+        origin = self._first_to_say(own)
+        where = self._first_to_say(first_not_finite(self.model) or "") or "no parameter"
         self._save_if_new()  # all processes see the same loss
         raise Fault(
-            f"step {self.state.step}: the loss is {loss} and the gradient of {name or 'no parameter'} is not finite; "
+            f"step {self.state.step}: the loss is {loss}{f' (that of {origin})' if origin else ''} and the gradient of "
+            f"{where} is not finite; "
             "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
         )
+
+    def _first_to_say(self, text: str) -> str:
+        """What the first process that says anything says, with its number if there are several."""
+        said = [(rank, one) for rank, one in enumerate(self.ranks.gathered(text)) if one]
+        if not said:
+            return ""
+        rank, one = said[0]
+        return f"{one} on process {rank}" if self.ranks.size > 1 else one
 
     def _is_due(self) -> bool:
         train = self.config.train

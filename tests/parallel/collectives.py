@@ -32,10 +32,12 @@ def main(count: int, folder: Path) -> None:
         import numpy as np
         import paddle
 
-        from ernie5.parallel import data_parallel
+        from ernie5.parallel import replicas
+        from ernie5.parallel.data_parallel import join
+        from ernie5.parallel.mesh import Mesh
 
-        data_parallel.BUCKET = BUCKET
-        ranks = data_parallel.join()
+        replicas.BUCKET = BUCKET
+        ranks, mesh = join(), Mesh(data=count)
         values = values_of(ranks.rank)
         parameters = [paddle.create_parameter(shape, "float32") for shape, _ in PARAMETERS]
         for parameter, value in zip(parameters, values, strict=True):
@@ -43,7 +45,7 @@ def main(count: int, folder: Path) -> None:
                 (parameter * paddle.to_tensor(value)).sum().backward()
         frozen = paddle.create_parameter([2], "float32")
         frozen.stop_gradient = True
-        ranks.sum_gradients([*parameters[:2], frozen, *parameters[2:]])
+        replicas.Replicas([*parameters[:2], frozen, *parameters[2:]], mesh, ranks.rank, mesh.stage).sum_gradients()
         found = {f"gradient{i}": p.grad.numpy() for i, p in enumerate(parameters) if p.grad is not None}
         found["float64"] = ranks.summed(np.full(3, 0.1 + ranks.rank))
         found["int64"] = ranks.summed(np.array([2**53 + ranks.rank]))

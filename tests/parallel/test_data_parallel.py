@@ -6,44 +6,21 @@ import sys
 import numpy as np
 import pytest
 
-from ernie5.errors import UserError
-from ernie5.parallel.data_parallel import ALONE, Ranks, _buckets
+from ernie5.parallel.data_parallel import ALONE
+from ernie5.parallel.parallelize import share_rows
 from tests.parallel import collectives
 from tests.sequences import packed_batch, random_documents
-
-
-def one_of(rank: int, size: int) -> Ranks:
-    """A process that talks to none."""
-    ranks = Ranks()
-    ranks.rank, ranks.size = rank, size
-    return ranks
 
 
 @pytest.mark.parametrize(("rows", "size"), [(4, 2), (5, 2), (7, 3), (3, 3), (10, 4), (6, 1)])
 def test_the_shares_are_all_rows_once_in_order_and_even(rows, size):
     batch = packed_batch([random_documents([3, 5], 50, seed) for seed in range(rows)])
-    shares = [one_of(rank, size).share(batch) for rank in range(size)]
+    shares = [share_rows(batch, part, size) for part in range(size)]
     counts = [len(share.input_ids) for share in shares]
     assert sum(counts) == rows and max(counts) - min(counts) <= 1
     for name in ("input_ids", "labels", "position_ids", "mask_rows", "document_ids"):
         joined = np.concatenate([getattr(share, name) for share in shares])
         np.testing.assert_array_equal(joined, getattr(batch, name))
-
-
-def test_fewer_rows_than_processes_are_refused():
-    batch = packed_batch([random_documents([8], 50)] * 2)
-    with pytest.raises(UserError, match="2 rows for 3 processes.*batch_tokens"):
-        one_of(0, 3).share(batch)
-
-
-def test_a_bucket_holds_neighbours_of_one_type_up_to_its_size(monkeypatch):
-    import paddle
-
-    monkeypatch.setattr("ernie5.parallel.data_parallel.BUCKET", 10)
-    sizes = [4, 6, 1, 25, 2, 3]
-    tensors = [paddle.zeros([size]) for size in sizes] + [paddle.zeros([1], "float64")]
-    buckets = [[tensor.size for tensor in bucket] for bucket in _buckets(tensors)]
-    assert buckets == [[4, 6], [1], [25], [2, 3], [1]]
 
 
 def test_one_process_exchanges_nothing():

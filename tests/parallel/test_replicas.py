@@ -4,7 +4,7 @@ import paddle
 import pytest
 
 from ernie5.parallel.mesh import Mesh
-from ernie5.parallel.replicas import Replicas, balanced, cohorts
+from ernie5.parallel.replicas import Replicas, balanced, buckets, cohorts
 
 MESH = Mesh(pipeline=2, data=4, tensor=2, expert=4, sharding=2)  # stages of 8
 
@@ -38,3 +38,11 @@ def test_alone_a_process_owns_counts_and_keeps_everything():
 @pytest.mark.parametrize(("sizes", "parts", "owners"), [([4, 9, 3, 2], 2, [1, 0, 1, 1]), ([5, 5, 5], 2, [0, 1, 0])])
 def test_the_largest_goes_first_to_the_emptiest(sizes, parts, owners):
     assert balanced(sizes, parts) == owners
+
+
+def test_a_bucket_holds_what_one_owner_has_of_a_type_up_to_its_size(monkeypatch):
+    monkeypatch.setattr("ernie5.parallel.replicas.BUCKET", 10)
+    owned = [(0, 4), (0, 6), (1, 8), (0, 1), (1, 25), (1, 2), (0, 3)]
+    tensors = [(owner, paddle.zeros([size])) for owner, size in owned] + [(0, paddle.zeros([1], "float64"))]
+    found = [(owner, [tensor.size for tensor in bucket]) for owner, bucket in buckets(tensors)]
+    assert sorted(found) == [(0, [1]), (0, [1, 3]), (0, [4, 6]), (1, [2]), (1, [8]), (1, [25])]
