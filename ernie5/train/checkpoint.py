@@ -60,7 +60,7 @@ class Checkpoint:
     def require_model(self, config_text: str) -> None:
         """Raises UserError with the first key of the `model` section that differs from the checkpoint's."""
         there, here = (yaml.safe_load(text)["model"] for text in (self.config_text, config_text))
-        difference = first_difference("model", there, here)
+        difference = _first_difference("model", there, here)
         if difference:
             key, old, new = difference
             raise UserError(
@@ -292,13 +292,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def first_difference(key: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
-    """The first key, in dotted form behind `key`, whose value differs in two trees, with both values."""
+def _first_difference(key: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
     if not (isinstance(there, dict) and isinstance(here, dict)):
         return None if there == here else (key, there, here)
     absent = "(absent)"
     for name in [*there, *(name for name in here if name not in there)]:
-        found = first_difference(f"{key}.{name}", there.get(name, absent), here.get(name, absent))
+        found = _first_difference(f"{key}.{name}", there.get(name, absent), here.get(name, absent))
         if found:
             return found
     return None

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-import yaml
 from tqdm import tqdm
 
 import ernie5
@@ -36,7 +35,7 @@ from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import save_pretrained
 from ernie5.model.weights import assign
 from ernie5.ops import backend
-from ernie5.parallel.data_parallel import Ranks, join
+from ernie5.parallel.data_parallel import Ranks, check_same, join
 from ernie5.parallel.mesh import Mesh, make_mesh
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pieces import gather_to_first, own_pieces
@@ -46,7 +45,7 @@ from ernie5.planning.parameters import count_parameters
 from ernie5.planning.stages import layer_counts
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.audio_tokenizer import RunAudio
-from ernie5.train.checkpoint import Checkpoint, CheckpointStore, first_difference
+from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
 from ernie5.train.metrics import MetricsLog, read_metrics
 from ernie5.train.optimizer import build_optimizer
@@ -74,7 +73,7 @@ def run(config: Config, resume: str, show: Show) -> bool:
     Raises UserError before anything is built or overwritten where that can be known, Fault for what breaks on the way.
     """
     run_dir, ranks = Path(config.train.output_dir), join()
-    _require_same(ranks, config)
+    check_same(ranks, dump(config))
     mesh = make_mesh(ranks.size, config.parallel)
     for sentence in uneven_draws(config) if ranks.is_first else ():
         logger.warning(sentence)
@@ -202,18 +201,6 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
-
-
-def _require_same(ranks: Ranks, config: Config) -> None:
-    """UserError, on all processes, where one was given another configuration than the first, or has another ernie5."""
-    first, *others = [yaml.safe_load(text) for text in ranks.gathered(f"ernie5: {ernie5.__version__}\n{dump(config)}")]
-    for rank, other in enumerate(others, 1):
-        if difference := first_difference("", first, other):
-            key, there, here = difference
-            raise UserError(
-                f"process {rank} has another configuration than the first, {key.lstrip('.')} is {there!r} there and "
-                f"{here!r} here: start all with the same run file and options"
-            )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from ernie5.modality.batch import Batch, Coders, make_batch
 from ernie5.modality.unified import UnifiedSequence, stack
 from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
+from ernie5.parallel.data_parallel import first_named
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pipeline import Task
 from ernie5.parallel.straggler import Stragglers
@@ -343,9 +344,8 @@ class Trainer:
         return dict(zip(values, summed(np.array(list(values.values()))).tolist(), strict=True))
 
     def _stop_on_nan(self, loss: float) -> None:
-        own = next((name for name, value in self.own_losses.items() if not math.isfinite(value)), "")
-        origin = self._first_to_say(own)
-        where = self._first_to_say(first_not_finite(self.model) or "") or "no parameter"
+        origin = self._named(next((name for name, one in self.own_losses.items() if not math.isfinite(one)), None))
+        where = self._named(first_not_finite(self.model)) or "no parameter"
         self._save_if_new()  # all processes see the same loss
         raise Fault(
             f"step {self.state.step}: the loss is {loss}{f' (that of {origin})' if origin else ''} and the gradient of "
@@ -353,13 +353,12 @@ class Trainer:
             "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
         )
 
-    def _first_to_say(self, text: str) -> str:
-        """What the first process that says anything says, with its number if there are several."""
-        said = [(rank, one) for rank, one in enumerate(self.ranks.gathered(text)) if one]
-        if not said:
+    def _named(self, name: str | None) -> str:
+        """The first name that any process has, with its number if there are several."""
+        found = first_named(self.ranks, name)
+        if found is None:
             return ""
-        rank, one = said[0]
-        return f"{one} on process {rank}" if self.ranks.size > 1 else one
+        return f"{found[1]} on process {found[0]}" if self.ranks.size > 1 else found[1]
 
     def _is_due(self) -> bool:
         train = self.config.train
