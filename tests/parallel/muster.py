@@ -1,6 +1,6 @@
 """Run as a program, one of several started by hand: meets the others, then says what they all say.
 
-python muster.py FOLDER CONFIG_TEXT [join]
+python muster.py FOLDER [join]
 """
 
 import os
@@ -13,9 +13,9 @@ from ernie5.errors import exit_cleanly
 
 
 def main() -> None:
-    folder, text = Path(sys.argv[1]), sys.argv[2]
+    folder = Path(sys.argv[1])
     rank = os.environ["PADDLE_TRAINER_ID"]
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 2:
         from ernie5.parallel.roll_call import call_roll, read_seat
 
         call_roll(read_seat(os.environ))
@@ -24,13 +24,11 @@ def main() -> None:
     from ernie5.ops.runtime import start_paddle
 
     start_paddle(1)
-    from ernie5.parallel.data_parallel import check_same, first_named, join
+    from ernie5.parallel.data_parallel import join
 
     ranks = join()
-    said = ranks.gathered(f"{'ä' * ranks.rank}")
-    named = first_named(ranks, "embed.weight" if ranks.rank == 1 else None), first_named(ranks, None)
-    (folder / rank).write_text(f"{said} {named}")
-    check_same(ranks, text)
+    said = ranks.gathered("ä" * ranks.rank)
+    (folder / rank).write_text(str(said))
 
 
 if __name__ == "__main__":
