@@ -6,6 +6,7 @@ weights are functions of the seed; so nothing but sums is exchanged. Sums of two
 
 import contextlib
 import io
+import json
 import os
 import pickle
 import socket
@@ -15,9 +16,11 @@ from typing import TypeVar
 import numpy as np
 import paddle
 import paddle.distributed as dist
+import yaml
 from paddle.base import core
 from paddle.distributed.communication.group import Group
 
+import ernie5
 from ernie5.errors import UserError
 from ernie5.parallel import gloo
 from ernie5.parallel.processes import PeerLost, peer_lost
@@ -129,3 +132,38 @@ def join() -> Ranks:
     with contextlib.redirect_stderr(io.StringIO()):  # Paddle lists the flags that are set
         guarded(dist.init_parallel_env)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def check_same(ranks: Ranks, config_text: str) -> None:
+    """UserError, on all processes, where one has another configuration, ernie5 or Paddle than the first."""
+    said = {"ernie5": ernie5.__version__, "paddle": paddle.__version__, "config": yaml.safe_load(config_text)}
+    texts = ranks.gathered(json.dumps(said, sort_keys=True, default=str))
+    first = json.loads(texts[0])
+    for rank, text in enumerate(texts):
+        difference = _first_difference("", first, json.loads(text)) if text != texts[0] else None
+        if difference:
+            key, here, there = difference
+            key = key.removeprefix("config.")
+            raise UserError(
+                f"{key} is {here!r} for process 0 and {there!r} for process {rank}: start all with the same file, "
+                "options and versions"
+            )
+
+
+def _first_difference(key: str, one: object, other: object) -> tuple[str, object, object] | None:
+    """The key of the first value that differs between two trees of JSON, with both values."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return None if one == other else (key, one, other)
+    for name in [*one, *(name for name in other if name not in one)]:
+        inner = f"{key}.{name}".removeprefix(".")
+        found = _first_difference(inner, one.get(name, "(absent)"), other.get(name, "(absent)"))
+        if found:
+            return found
+    return None
+
+
+def first_named(ranks: Ranks, name: str | None) -> tuple[int, str] | None:
+    """The first process that names something (a parameter with a NaN), and what; None where none does. On all."""
+    return next(((rank, text) for rank, text in enumerate(ranks.gathered(name or "")) if text), None)

@@ -12,9 +12,6 @@ import pytest
 from ernie5.errors import Fault, UserError
 from ernie5.parallel.roll_call import Seat, call_roll, patience, read_seat
 from tests.parallel import muster
-from tests.runs import ROOT, TINY, overrides
-
-TRAIN = str(ROOT / "tools" / "train.py")
 
 TWO = {
     "PADDLE_TRAINER_ID": "1",
@@ -33,8 +30,9 @@ class Terminals:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
 
-    def start(self, rank: int, size: int, *arguments: str, patience: float = 30) -> subprocess.Popen:
-        """muster.py, or the program that the arguments are."""
+    def start(
+        self, rank: int, size: int, *, text: str = "", join: bool = False, patience: float = 30
+    ) -> subprocess.Popen:
         environment = {
             "PADDLE_TRAINER_ID": str(rank),
             "PADDLE_TRAINERS_NUM": str(size),
@@ -44,8 +42,7 @@ class Terminals:
             "GLOG_minloglevel": "2",
             "ERNIE5_JOIN_TIMEOUT": str(patience),
         }
-        program = arguments if len(arguments) > 1 else (muster.__file__, str(self.folder), *arguments)
-        command = [sys.executable, *program]
+        command = [sys.executable, muster.__file__, str(self.folder), text, *(["join"] if join else [])]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
 
@@ -121,23 +118,19 @@ def test_a_port_in_use_is_named(terminals):
 
 
 @pytest.mark.multiproc
-def test_what_they_say_is_gathered(terminals):
-    processes = [terminals.start(rank, 3, "join") for rank in range(3)]
+def test_what_they_say_is_gathered_and_one_configuration_passes(terminals):
+    processes = [terminals.start(rank, 3, text="{a: 1}", join=True) for rank in range(3)]
     assert ends(*processes) == [(0, "")] * 3
     said = {(terminals.folder / str(rank)).read_text() for rank in range(3)}
-    assert said == {"['', 'ä', 'ää']"}
+    assert said == {"['', 'ä', 'ää'] ((1, 'embed.weight'), None)"}
 
 
 @pytest.mark.multiproc
 def test_a_configuration_that_differs_is_refused_by_all(terminals):
-    def start(rank: int, *options: str) -> subprocess.Popen:
-        run_dir = f"train.output_dir={terminals.folder / 'run'}"
-        return terminals.start(rank, 2, TRAIN, "-c", str(TINY), *overrides([run_dir, *options]))
-
-    said = ends(start(0, "stages.0.learning_rate=1e-3"), start(1, "stages.0.learning_rate=2e-3"))
+    texts = ["{model: {x: 1, y: [1, 2]}}", "{model: {x: 1, y: [1, 3]}}"]
+    said = ends(*[terminals.start(rank, 2, text=text, join=True) for rank, text in enumerate(texts)])
     assert said[0] == said[1] and said[0][0] == 2
-    assert all(word in said[0][1] for word in ("stages.0.learning_rate", "0.001", "0.002", "process 1"))
-    assert len(said[0][1].splitlines()) == 1
+    assert said[0][1].startswith("error: model.y.1 is 2 for process 0 and 3 for process 1: ")
 
 
 def test_a_stranger_who_comes_does_not_count(monkeypatch):
