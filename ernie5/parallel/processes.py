@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie5.errors import Fault, UserError
-from ernie5.parallel.supervisor import end_with_parent, report, status_text
+from ernie5.parallel.supervisor import REMEDY, end_with_parent, report, status_text
 
 OPTION = "--nproc_per_node"
 LOG_NAME = "ernie5_rank_{}.log"
@@ -103,7 +103,7 @@ def why_one_ended(patience: float = 0.0) -> str:
 def peer_lost(cause: str) -> PeerLost:
     """What to raise where another process does not answer; `cause` is told where nobody here knows better."""
     why = why_one_ended(patience=5.0) or f"another process of this run does not answer ({cause}): look at its log"
-    return PeerLost(f"{why}: go on with --resume auto")
+    return PeerLost(f"{why}{REMEDY}")
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _watch(other: _Other) -> None:
     if status != 0 and not _noticed.wait(PATIENCE):
         why = why_one_ended() or other.end()
         report(why)
-        sys.stderr.write(f"\nfault: {why}: go on with --resume auto\n")
+        sys.stderr.write(f"\nfault: {why}{REMEDY}\n")
         sys.stderr.flush()
         os._exit(1)
 

@@ -19,6 +19,7 @@ from types import FrameType
 
 from ernie5.errors import Fault
 
+REMEDY = ": go on with --resume auto"  # of a user whom no supervisor helps
 RESTART = "ERNIE5_RESTART"  # of a job that was started again: which restart it is, and why; for its metrics
 _CAUSE = "ERNIE5_CAUSE"  # of a job: the descriptor to which it writes what it failed of
 _LONGEST_PAUSE = 60  # seconds
@@ -46,7 +47,7 @@ def reporting() -> Iterator[None]:
 def report(cause: str) -> None:
     """Tells the supervisor what this job fails of."""
     if _descriptor is not None:
-        os.write(_descriptor, cause.encode(errors="replace")[:2048])
+        os.write(_descriptor, cause.removesuffix(REMEDY).encode(errors="replace")[:2048])
 
 
 def supervise(

@@ -220,7 +220,8 @@ class Trainer:
                 report = self._step(stage)
                 for slow in self.stragglers.end_step(self.state.step, report.seconds):
                     self._write("event", text=str(slow))
-                    _say(f"step {self.state.step}: {slow}", bar)
+                    if self.ranks.is_first:  # the others' bars are off, and have no place to write above
+                        _say(f"step {self.state.step}: {slow}", bar)
                 self.services.poll()
                 self._show(bar, report)
                 self._log(stage, report)

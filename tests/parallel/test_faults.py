@@ -11,7 +11,7 @@ import pytest
 
 from tests.parallel import fault_run
 from tests.parallel.test_processes import assert_none_left
-from tests.runs import ROOT, SHORT, TINY, losses, overrides
+from tests.runs import ROOT, SHORT, TINY, losses, overrides, records
 
 pytestmark = pytest.mark.multiproc
 
@@ -82,3 +82,12 @@ exit_cleanly(main)
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     said = f"process 1 ended with exit status 4 (its log {tmp_path / 'ernie5_rank_1.log'} is empty)"
     assert (result.returncode, result.stderr) == (1, f"\nfault: {said}: go on with --resume auto\n")
+
+
+def test_one_that_is_slow_is_named_in_the_events(tmp_path):
+    process = start(tmp_path, "1:0:slow")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    (event,) = [record for record in records(tmp_path, "event") if "slow" in record["text"]]
+    assert event["step"] == 10 and event["text"].startswith("process 1 is slow")
+    assert "step 10: process 1 is slow" in errors

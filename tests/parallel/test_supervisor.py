@@ -15,7 +15,7 @@ from ernie5.parallel import supervisor
 from ernie5.parallel.supervisor import status_text, supervise
 from tests.parallel.test_faults import fault_lines, start
 from tests.parallel.test_processes import assert_none_left
-from tests.runs import ROOT, losses, overrides, start_tool
+from tests.runs import ROOT, losses, overrides, records, start_tool
 from tests.train.test_interruption import wait_for_step
 
 # What a job does, by its number from 0: it ends with a status, is killed, or saves a checkpoint of a step before that.
@@ -131,6 +131,7 @@ def test_a_run_of_which_a_process_is_killed_ends_with_the_losses_of_one_that_was
     assert process.returncode == 0, errors
     assert "Traceback" not in errors and len(fault_lines(errors)) == 1
     assert "restart 1 of 2 with 2 processes" in errors and "process 1 was killed by SIGKILL" in errors
+    assert any(record["text"].startswith("restart 1 of 2") for record in records(tmp_path / "cut", "event"))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole"), f"killed in step {step}"
     assert_none_left(tmp_path)
 
