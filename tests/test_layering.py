@@ -21,7 +21,7 @@ LEVELS = (
     ("tokenizers", "refiner"),
     ("modality",),
     ("model",),
-    ("data", "parallel", "elastic", "planning"),
+    ("data", "parallel", "elastic", "planning", "services"),
     ("train",),
     ("inference", "integrations", "analysis"),
 )
@@ -40,6 +40,7 @@ EXTRA_LIBRARIES = {
     "soundfile",
     "soxr",
     "espeakng_loader",
+    "ray",
 }
 
 
