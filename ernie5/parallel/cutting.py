@@ -21,5 +21,5 @@ def cut_parameter(layer: nn.Layer, name: str, cut: Cut) -> None:
 class Elsewhere(nn.Layer):
     """In the place of a layer that another process has: its name stays, its parameters go."""
 
-    def forward(self, *_):
+    def forward(self, *_: object) -> None:
         raise AssertionError("this layer is on another process")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
+from ernie5.model.weights import load_tensors
 from tests.parallel.test_run import OPTIONS, assert_same_run, cut
 from tests.runs import overrides, records, start_tool, train
 
@@ -38,7 +38,7 @@ def spread(tmp_path_factory) -> Path:
 
 def assert_same_state(a: Path, b: Path) -> None:
     """Of the optimizer, whose moments are sums of what the gradients were."""
-    states = [load_file(run / "checkpoints" / "step_00000016" / "optimizer.safetensors") for run in (a, b)]
+    states = [load_tensors(run / "checkpoints" / "step_00000016", "optimizer") for run in (a, b)]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         np.testing.assert_allclose(states[1][name], tensor, rtol=1e-3, atol=1e-5, err_msg=name)

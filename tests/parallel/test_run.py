@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from ernie5.errors import Fault
+from ernie5.model.weights import load_tensors
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.trainer import Trainer
 from tests.runs import losses, overrides, records, start_tool, train
@@ -52,7 +52,7 @@ def two(tmp_path_factory) -> Path:
 
 
 def weights(run_dir: Path) -> dict[str, np.ndarray]:
-    return load_file(run_dir / "checkpoints" / "step_00000016" / "model.safetensors")
+    return load_tensors(run_dir / "checkpoints" / "step_00000016")
 
 
 def cut(run_dir: Path, to: Path) -> Path:

@@ -80,9 +80,11 @@ PIECES = {
 }
 
 
-@pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
-def test_resumed_inside_and_between_stages_it_learns_the_same(run_file, one, pieces, tmp_path):
-    folder = tmp_path / "run"
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "rows over two" else name for name in PIECES]
+)
+def test_resumed_inside_and_between_stages_it_learns_the_same(run_file, one, name, tmp_path):
+    folder, pieces = tmp_path / "run", PIECES[name]
     for number, (steps, processes, settings) in enumerate(pieces):
         options = [*settings, f"train.max_steps={steps}"]
         train(run_file, folder, processes, options, *(["--resume", "auto"] if number else []))

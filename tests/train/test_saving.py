@@ -29,7 +29,10 @@ def assert_whole(folder: Path, step: int) -> None:
     np.testing.assert_array_equal(checkpoint.optimizer_tensors()["state"], program.whole("everybody"))
 
 
-@pytest.mark.parametrize(("count", "layout"), [(1, "same"), (2, "cut"), (2, "same"), (4, "cut"), (4, "replicas")])
+@pytest.mark.parametrize(
+    ("count", "layout"),
+    [(1, "same"), (2, "cut"), (2, "same"), (4, "cut"), pytest.param(4, "replicas", marks=pytest.mark.slow)],
+)
 def test_it_has_the_whole_tensors_of_all(count, layout, tmp_path):
     result = save(tmp_path, count, layout)
     assert result.returncode == 0, result.stderr
@@ -57,7 +60,7 @@ def test_a_full_disk_is_named_with_its_process_and_the_checkpoint_before_stays(t
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_process_killed_while_it_writes_leaves_the_checkpoint_before(count, tmp_path):
     result = save(tmp_path, count, "cut", "killed")
     assert result.returncode == 1 and "process 1" in result.stderr
