@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from ernie5.train.manifest import Manifest, folder_name, read_manifest, verify, 
 
 if TYPE_CHECKING:
     from ernie5.model.safetensors_file import Storable
+    from ernie5.parallel.data_parallel import Ranks
 
 SHARD_BYTES = 2**28  # one shard is the unit of hashing in parallel, when saving and when verifying
 BEST = "best.json"
@@ -78,14 +80,18 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run. It belongs to the one process that saves; readers use `open_checkpoint`."""
+    """The checkpoints of one run. It belongs to the processes of that run; readers use `open_checkpoint`."""
 
-    def __init__(self, root: Path | str, keep: int = 2):
-        """`keep` newest checkpoints stay, beside the best. Removes what a killed save left behind."""
+    def __init__(self, root: Path | str, keep: int = 2, ranks: "Ranks | None" = None):
+        """`keep` newest checkpoints stay, beside the best. Removes what a killed save left behind.
+
+        The `ranks` of a run all make one and call `open` together; without them the process is alone.
+        """
         if keep < 1:
             raise UserError(f"train.keep_checkpoints is {keep}; set 1 or more")
         self.root = Path(root)
         self.keep = keep
+        self._ranks = ranks
         self._recover()
 
     def save(
@@ -104,10 +110,10 @@ class CheckpointStore:
         try:
             files = save_tensors(model_tensors, temporary, "model", SHARD_BYTES)
             files |= save_tensors(optimizer_tensors, temporary, "optimizer", SHARD_BYTES)
-            return self.commit(temporary, files, step=step, **described)
         except BaseException:
             self.abandon(temporary)
             raise
+        return self.commit(temporary, files, step=step, **described)
 
     def begin(self, step: int) -> Path:
         """A folder to write a checkpoint into, aside of the others."""
@@ -133,16 +139,20 @@ class CheckpointStore:
         """Makes a checkpoint of a folder that has `files`. The lowest `score` so far (validation loss) is the best.
 
         Scores of another `measure` than the best one's cannot be compared with it: the first of them takes its place.
-        `state` is JSON-able, without NaN. A checkpoint of the same step is replaced.
+        `state` is JSON-able, without NaN. A checkpoint of the same step is replaced. On an error the folder goes.
         """
         final = self.root / folder_name(step)
-        files = files | {"state.json": write_json(temporary / "state.json", state)}
-        files["config.yaml"] = write_synced(temporary / "config.yaml", [config_text.encode()])
-        if tokenizer_dir is not None:
-            files |= _copy_folder(tokenizer_dir, temporary / "tokenizer")
-        write_manifest(temporary, Manifest(step, self._next_serial(), tokenizer_digest, files))
-        sync_folder(temporary)
-        self._put_in_place(temporary, final)
+        try:
+            files = files | {"state.json": write_json(temporary / "state.json", state)}
+            files["config.yaml"] = write_synced(temporary / "config.yaml", [config_text.encode()])
+            if tokenizer_dir is not None:
+                files |= _copy_folder(tokenizer_dir, temporary / "tokenizer")
+            write_manifest(temporary, Manifest(step, self._next_serial(), tokenizer_digest, files))
+            sync_folder(temporary)
+            self._put_in_place(temporary, final)
+        except BaseException:
+            self.abandon(temporary)
+            raise
         if score is not None and not math.isnan(score) and score < self._best_score(measure):
             _replace_json(self.root / BEST, {"step": step, "score": score, "measure": measure})
         self._retain()
@@ -155,14 +165,15 @@ class CheckpointStore:
     def open(self, which: Path | str = "auto") -> Checkpoint:
         """The checkpoint in folder `which`, or with "auto" the newest that verifies; raises UserError."""
         if str(which) != "auto":
-            return open_checkpoint(Path(which))
-        paths = self.newest_first()
+            return open_checkpoint(Path(which), self._ranks)
+        said = _gathered(self._ranks, json.dumps([path.name for path in self.newest_first()]))
+        paths = [self.root / name for name in json.loads(said[0])]  # over a network others may see another moment
         if not paths:
             raise UserError(f"{self.root}: no checkpoint to resume from; train without --resume, or name one")
         first_error: UserError | None = None
         for path in paths:
             try:
-                checkpoint = _open_verified(path)
+                checkpoint = _open_verified(path, self._ranks)
             except UserError as error:
                 logger.warning("skipped: %s", error)
                 first_error = first_error or error
@@ -209,17 +220,18 @@ class CheckpointStore:
         for path in self.root.glob(".old-step_*"):
             final = self.root / path.name.removeprefix(".old-")
             if not final.exists():
-                path.rename(final)
+                with suppress(FileNotFoundError):  # another process of the run was faster
+                    path.rename(final)
         for pattern in (".tmp-*", ".old-step_*", ".trash-step_*"):
             for path in self.root.glob(pattern):
                 logger.info("removed what an interrupted save left: %s", path)
                 _remove(path)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, ranks: "Ranks | None" = None) -> Checkpoint:
     """Verifies one checkpoint folder and reads its small files. An error names the newest other one that verifies."""
     try:
-        return _open_verified(path)
+        return _open_verified(path, ranks)
     except UserError as error:
         for other in (*_newest_first(path.parent), *_newest_first(path), *_newest_first(path / "checkpoints")):
             if other.resolve() != path.resolve() and _verifies(other):
@@ -228,8 +240,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{error}; no other checkpoint in {path.parent} verifies") from None
 
 
-def _open_verified(path: Path) -> Checkpoint:
-    manifest = verify(path)
+def _open_verified(path: Path, ranks: "Ranks | None") -> Checkpoint:
+    """What any process finds wrong with its share of the files, all raise."""
+    manifest, found = None, ""
+    try:
+        manifest = verify(path, ranks.rank, ranks.size) if ranks else verify(path)
+    except UserError as error:
+        found = str(error)
+    said = next(filter(None, _gathered(ranks, found)), "")
+    if manifest is None or said:
+        raise UserError(said)
     return Checkpoint(
         path=path,
         step=manifest.step,
@@ -237,6 +257,10 @@ def _open_verified(path: Path) -> Checkpoint:
         config_text=(path / "config.yaml").read_text(encoding="utf-8"),
         tokenizer_digest=manifest.tokenizer_digest,
     )
+
+
+def _gathered(ranks: "Ranks | None", text: str) -> list[str]:
+    return ranks.gathered(text) if ranks else [text]
 
 
 def _verifies(path: Path) -> bool:
@@ -286,10 +310,9 @@ def _copy_folder(source: Path, target: Path) -> dict[str, FileRecord]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    while path.exists():
+        with suppress(FileNotFoundError):  # another process of the run removes it as well
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _first_difference(key: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:

@@ -1,7 +1,9 @@
 import errno
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from ernie5.errors import UserError
 from ernie5.train import checkpoint as checkpoint_module
 from ernie5.train.checkpoint import CheckpointStore, open_checkpoint
+from ernie5.train.manifest import verify
 
 CONFIG = "model:\n  name: a\n  moe: {num_experts: 8, num_experts_per_tok: 2}\ntrain: {seed: 1}\n"
 
@@ -203,6 +206,55 @@ def test_leftovers_of_killed_saves_go_when_the_store_is_made(store):
     CheckpointStore(store.root)
     assert hidden(store.root) == []
     assert saved_steps(store.root) == [50, 100]
+
+
+def test_what_another_process_of_the_run_recovers_at_the_same_time_is_no_error(store, monkeypatch):
+    rmtree, rename = shutil.rmtree, Path.rename
+
+    def outrun(work):
+        def after_another(*args):
+            work(*args)
+            work(*args)
+
+        return after_another
+
+    leftover = store.root / ".tmp-step_00000150-1"
+    leftover.mkdir()
+    newest = store.root / "step_00000100"
+    newest.rename(store.root / ".old-step_00000100")
+    monkeypatch.setattr(shutil, "rmtree", outrun(rmtree))
+    monkeypatch.setattr(Path, "rename", outrun(rename))
+    assert CheckpointStore(store.root).open("auto").step == 100
+    assert hidden(store.root) == []
+
+
+def test_a_marker_that_was_cut_short_goes_as_well(store):
+    (store.root / ".tmp-best.json").write_text("{")
+    CheckpointStore(store.root)
+    assert hidden(store.root) == []
+
+
+def test_a_folder_of_a_checkpoint_that_cannot_be_completed_goes(store):
+    temporary = store.begin(150)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.commit(temporary, {}, step=150, state={"loss": math.nan}, config_text="")
+    assert hidden(store.root) == []
+
+
+def test_shares_of_a_verification_together_read_every_file(store):
+    folder = store.newest_first()[0]
+    names = list(verify(folder).files)
+    assert len(names) >= 4
+    for name in names:
+        flip_a_byte(folder / name)
+        found = []
+        for share in range(3):
+            try:
+                verify(folder, share, 3)
+            except UserError as error:
+                found.append(str(error))
+        flip_a_byte(folder / name)
+        assert len(found) == 1 and name in found[0]
 
 
 def test_a_reader_leaves_a_save_in_progress_alone(store):
