@@ -389,6 +389,19 @@ def generation_settings_are_in_range(config: Config) -> str | None:
     return prefixed("generation", [top_p, others, not_positive(max_new_tokens=generation.max_new_tokens)])
 
 
+def services_settings_are_in_range(config: Config) -> str | None:
+    services = config.services
+    counts = negative(num_workers=services.num_workers, gpus_per_worker=services.gpus_per_worker)
+    return prefixed("services", [counts, not_positive(ahead=services.ahead)])
+
+
+def services_have_something_to_encode(config: Config) -> str | None:
+    workers = config.services.num_workers
+    if workers > 0 and config.model.vision is None and config.model.audio is None:
+        return f"services.num_workers is {workers}, but the model takes neither pictures nor sounds: set it to 0"
+    return None
+
+
 MODEL_RULES = (
     model_sizes_are_positive,
     attention_sizes_are_positive,
@@ -436,6 +449,8 @@ RUN_RULES = (
     optimizer_settings_are_in_range,
     train_settings_are_in_range,
     generation_settings_are_in_range,
+    services_settings_are_in_range,
+    services_have_something_to_encode,
     *VISION_RUN_RULES,
     *AUDIO_RUN_RULES,
     *PARALLEL_RUN_RULES,

@@ -384,6 +384,16 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServicesConfig:
+    """Tokenizers as services, on Ray: they encode the media of coming batches while the backbone computes."""
+
+    num_workers: int = 0  # of each training process; 0: it encodes by itself, when a batch's turn has come
+    ahead: int = 4  # batches that are read and on their way behind the one that is trained on
+    address: str = ""  # of a Ray cluster; empty: Ray is started on the first process's machine
+    gpus_per_worker: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A run: one model, its stages, its data."""
 
@@ -396,4 +406,5 @@ class Config:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     ops: OpsConfig = field(default_factory=OpsConfig)
+    services: ServicesConfig = field(default_factory=ServicesConfig)
     members: tuple[MemberConfig, ...] = ()  # of the elastic family, evaluated beside the full model

@@ -1,7 +1,7 @@
 """A sample becomes ids: the one place where that happens, for training, evaluation and prompts."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -109,7 +109,7 @@ def encode_sample(
         loss=np.repeat([part.loss for part in parts], [len(part.ids) for part in parts]).astype(bool),
         num_bytes=_loss_bytes(sample),
         origin=sample.origin,
-        places=_places(parts) if any(part.medium for part in parts) else None,
+        places=_places(parts, sample.origin) if any(part.medium for part in parts) else None,
     )
 
 
@@ -180,7 +180,7 @@ class _Encoder:
             yield _Part(closing, loss)
 
 
-def _places(parts: Sequence[_Part]) -> Places:
+def _places(parts: Sequence[_Part], origin: str) -> Places:
     positions, group_start, hidden_from, kinds, media = [], [], [], [], []
     first, position = 0, 0  # of the part: its place in the sample, its first rotary position
     for part in parts:
@@ -197,7 +197,7 @@ def _places(parts: Sequence[_Part]) -> Places:
             group_start.append(layout.group_start + first)
             hidden_from.append(np.where(layout.hidden_from == TO_THE_END, TO_THE_END, layout.hidden_from + first))
             kinds.append(np.full(n, part.medium.kind))
-            media.append(part.medium.placed(first))
+            media.append(replace(part.medium.placed(first), origin=origin))
             position += layout.extent
         first += n
     arrays = (np.concatenate(values) for values in (positions, group_start, hidden_from))

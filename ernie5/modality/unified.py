@@ -30,6 +30,7 @@ class VisualMedium:
     flip_rates: np.ndarray | None = None  # float64 [latent frames, scales]: probability that a bit of history is wrong
     flip_seed: int = 0
     row: int = 0  # of the batch
+    origin: str = ""  # its sample, for messages
 
     @property
     def is_generated(self) -> bool:
@@ -46,6 +47,7 @@ class SoundMedium:
     role: Literal["understand", "generate", "speaker"]
     row: int = 0  # of the batch
     levels: int = 0  # of its codes that go in, the first ones; 0: all
+    origin: str = ""  # its sample, for messages
 
     @property
     def is_generated(self) -> bool:

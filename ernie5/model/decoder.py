@@ -54,7 +54,7 @@ class Decoder(nn.Layer):
     ) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
         """Through some of the subnet's layers -> hidden states and the loads of the layers that route."""
         taps = taps or {}
-        assert set(taps) <= set(layer_ids), "a tapped layer does not run"
+        assert set(taps) <= set(layer_ids), "a tapped layer is not in the subnet"
         tokens_per_expert = {}
         for run_ids in _runs(layer_ids, taps):
             blocks, masks = [self.layers[i] for i in run_ids], [subnet.layer_masks[i] for i in run_ids]

@@ -45,15 +45,15 @@ class ParallelModel:
             attend = ContextParallelAttention(own_group(mesh, ranks.rank, lambda rank: mesh.group(rank, "context")))
             for block in model.blocks().values():
                 block.self_attn.attend = attend
-        self._replicas = list(self._shared_parameters())
+        self.replicas = list(self._shared_parameters())
 
     def owned(self) -> list[Tensor]:
         """The parameters that the optimizer of this process steps."""
-        return [one for replicas in self._replicas for one in replicas.owned()]
+        return [one for replicas in self.replicas for one in replicas.owned()]
 
     def counted(self) -> list[Tensor]:
         """Those whose gradient this process alone counts in the global norm."""
-        return [one for replicas in self._replicas for one in replicas.counted()]
+        return [one for replicas in self.replicas for one in replicas.counted()]
 
     def share(self, rows: UnifiedSequence) -> UnifiedSequence:
         """This process's part of stacked rows [batch, seq], which its stage's tensor and context groups share."""
@@ -89,12 +89,12 @@ class ParallelModel:
 
     def sum_gradients(self) -> None:
         """Every gradient of `owned` becomes the sum over all that hold the parameter."""
-        for replicas in self._replicas:
+        for replicas in self.replicas:
             replicas.sum_gradients()
 
     def share_updates(self) -> None:
         """Every process gets what the optimizers of others have made of its parameters."""
-        for replicas in self._replicas:
+        for replicas in self.replicas:
             replicas.share_updates()
 
     def _shared_parameters(self):

@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 from paddle import Tensor
+from paddle.distributed.communication.group import Group
 
 from ernie5.parallel.data_parallel import guarded
 from ernie5.parallel.mesh import Mesh
@@ -36,6 +37,11 @@ class Replicas:
         self._ranks, self._place = cohort_of(rank), cohort_of(rank).index(rank)
         self._is_first = across_of(rank)[0] == rank
         self._owners = balanced([one.size for one in self.parameters], len(self._ranks))
+
+    @property
+    def groups(self) -> list[Group]:
+        """In which they exchange."""
+        return [group for group in (self._cohort, self._across) if group is not None]
 
     def owned(self) -> list[Tensor]:
         """Those whose optimizer state is here."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from math import gcd
 
 from ernie5.config.schema import ModelConfig, StageConfig
 from ernie5.errors import UserError
@@ -14,7 +13,6 @@ class Layout:
     """Degrees as in `parallel:` of a run, and `data`. Ranks are numbered tensor fastest, context, data, pipeline."""
 
     tensor: int = 1
-    sequence_parallel: bool = False
     pipeline: int = 1
     virtual_stages: int = 1
     expert: int = 1
@@ -37,11 +35,6 @@ class Layout:
         return self.pipeline * self.virtual_stages
 
     @property
-    def token_split(self) -> int:
-        """Ranks of a tensor group over which what lies between its matrices is cut."""
-        return self.tensor if self.sequence_parallel else 1
-
-    @property
     def dense_replicas(self) -> int:
         """GPUs with the same part of attention and dense layers."""
         return self.data * self.context
@@ -53,19 +46,20 @@ class Layout:
 
     @property
     def expert_sharding(self) -> int:
-        """Replicas of the experts over which their optimizer state is spread: those that sharding can reach."""
-        return gcd(self.expert_replicas, self.sharding)
+        """Replicas of the experts over which their optimizer state is spread: those among `sharding` neighbours."""
+        step = max(self.expert // (self.context * self.tensor), 1)  # on the data axis from one to the next
+        return self.sharding // step if self.sharding % step == 0 else 1
 
     def __str__(self) -> str:
         names = {"tensor": "TP", "pipeline": "PP", "virtual_stages": "VPP", "expert": "EP", "context": "CP"}
         degrees = [f"{short}{getattr(self, name)}" for name, short in names.items() if getattr(self, name) > 1]
-        return " ".join([*degrees, *(["SP"] * self.sequence_parallel), f"DP{self.data}", f"ZeRO{self.sharding}"])
+        return " ".join([*degrees, f"DP{self.data}", f"ZeRO{self.sharding}"])
 
 
 def parse_layout(text: str, cluster: Cluster) -> Layout:
     """`tensor=4,pipeline=12,expert=64` -> Layout.
 
-    Left out: data is what the GPUs leave, sharding is data (ZeRO-1), sequence_parallel goes with tensor, the rest 1.
+    Left out: data is what the GPUs leave, sharding is data (ZeRO-1), the rest 1.
     """
     known = {field.name: field.type for field in fields(Layout)}
     degrees: dict[str, int] = {}
@@ -73,17 +67,12 @@ def parse_layout(text: str, cluster: Cluster) -> Layout:
         name, _, value = (part.strip() for part in entry.partition("="))
         if name not in known:
             raise UserError(f"--layout {text}: there is no degree {name!r}: choose from {', '.join(known)}")
-        if name == "sequence_parallel" and value in ("true", "false"):
-            degrees[name] = value == "true"
-        elif name != "sequence_parallel" and value.isascii() and value.isdigit() and int(value) > 0:
-            degrees[name] = int(value)
-        else:
-            kind = "true or false" if name == "sequence_parallel" else "a whole number above 0"
-            raise UserError(f"--layout {text}: {name} is {value!r}: must be {kind}")
+        if not (value.isascii() and value.isdigit() and int(value) > 0):
+            raise UserError(f"--layout {text}: {name} is {value!r}: must be a whole number above 0")
+        degrees[name] = int(value)
     others = degrees.get("tensor", 1) * degrees.get("pipeline", 1) * degrees.get("context", 1)
     degrees.setdefault("data", max(cluster.gpus // others, 1))
     degrees.setdefault("sharding", degrees["data"])
-    degrees.setdefault("sequence_parallel", degrees.get("tensor", 1) > 1)
     return Layout(**degrees)
 
 
@@ -132,12 +121,6 @@ def _tensor(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Clu
     return f"tensor {layout.tensor} does not divide the {' and the '.join(uneven)}" if uneven else None
 
 
-def _sequence_parallel(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cluster) -> str | None:
-    if layout.sequence_parallel and layout.tensor == 1:
-        return "sequence_parallel needs a tensor degree above 1, over which it cuts the tokens"
-    return None
-
-
 def _pipeline(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cluster) -> str | None:
     if layout.pieces > model.num_hidden_layers:
         held = f"pipeline {layout.pipeline} x virtual_stages {layout.virtual_stages} is {layout.pieces} pieces"
@@ -150,6 +133,8 @@ def _experts(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cl
         return f"expert {layout.expert} needs experts, but {model.name} has none"
     if model.moe.num_experts % layout.expert:
         return f"expert {layout.expert} does not divide the {model.moe.num_experts} experts"
+    if layout.expert > 1 and layout.expert % layout.tensor:
+        return f"expert {layout.expert} is not a multiple of tensor {layout.tensor}: experts lie on whole tensor groups"
     return None
 
 
@@ -184,9 +169,9 @@ def _interleaving(layout: Layout, model: ModelConfig, stage: StageConfig, cluste
 
 def _sequence(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cluster) -> str | None:
     parts = 2 * layout.context if layout.context > 1 else 1
-    if stage.max_seq_len % (parts * layout.token_split):
+    if stage.max_seq_len % (parts * layout.tensor):
         cut = f"2 x context {layout.context} parts, one early and one late for each GPU" if parts > 1 else "tokens"
-        split = f" x tensor {layout.tensor}" if layout.sequence_parallel else ""
+        split = f" x tensor {layout.tensor}" if layout.tensor > 1 else ""
         return f"a row of {stage.max_seq_len} tokens does not cut into {cut}{split}"
     return None
 
@@ -195,7 +180,6 @@ RULES: dict[str, Rule] = {
     "product of degrees": _product,
     "tensor within a node": _node,
     "tensor cuts heads": _tensor,
-    "sequence parallel": _sequence_parallel,
     "pieces and layers": _pipeline,
     "experts over GPUs": _experts,
     "expert group": _expert_group,

@@ -52,12 +52,12 @@ def rank_memory(case: Case, rank: int) -> Memory:
 
 
 def optimizer_bytes(parameters: RankParameters, layout: Layout, policy: Policy) -> float:
-    """state * ((cut + whole) / sharding + experts / expert_sharding).
+    """state * ((cut + whole + tied) / sharding + experts / expert_sharding).
 
     ZeRO-1 (arXiv:1910.02054): what attention and dense layers need is spread over `sharding` of the data ranks, what
     the experts need over those that have the same experts.
     """
-    dense = (parameters.cut + parameters.whole) / layout.sharding
+    dense = (parameters.cut + parameters.whole + parameters.tied) / layout.sharding
     return policy.bytes.state * (dense + parameters.experts / layout.expert_sharding)
 
 
@@ -69,7 +69,7 @@ def piece_activation_bytes(case: Case, piece: Piece) -> float:
     final norms and heads.
     """
     dense, routing = case.layer_kinds((piece,))
-    rows = case.row_bytes / case.layout.token_split
+    rows = case.row_bytes / case.layout.tensor
     ends = piece.is_last * (1 + case.model.num_nextn_predict_layers) * 2 * rows
     if case.recomputes:
         return (dense + routing) * rows + ends
@@ -88,7 +88,7 @@ def layer_activation_bytes(case: Case, routes: bool) -> float:
     """
     model, numbers = case.model, case.bytes
     attention, moe = model.attention, model.moe
-    between, own = case.tokens / case.layout.token_split, case.tokens / case.layout.tensor
+    between, own = case.tokens / case.layout.tensor, case.tokens / case.layout.tensor
     gated = 2 * numbers.activation + numbers.mlp_input
     heads = attention.num_attention_heads + attention.num_key_value_heads
     size = between * 4 * model.hidden_size * numbers.activation
@@ -118,7 +118,7 @@ def buffer_bytes(case: Case) -> float:
     2 * bucket                    data: fused gradients
     """
     layout, attention, moe, row = case.layout, case.model.attention, case.model.moe, case.row_bytes
-    size = 4.0 * row / layout.token_split if layout.pipeline > 1 else 0.0
+    size = 4.0 * row / layout.tensor if layout.pipeline > 1 else 0.0
     size += 2.0 * row if layout.tensor > 1 else 0.0
     if layout.expert > 1:
         ranks = expected_groups(moe.num_experts, moe.num_experts_per_tok, layout.expert)

@@ -69,7 +69,6 @@ def candidates(model: ModelConfig, cluster: Cluster) -> Iterator[Layout]:
                     for expert in divisors(model.moe.num_experts or 1):
                         yield Layout(
                             tensor=tensor,
-                            sequence_parallel=tensor > 1,
                             pipeline=pipeline,
                             virtual_stages=virtual_stages,
                             expert=expert,

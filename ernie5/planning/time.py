@@ -102,7 +102,7 @@ def _rank_time(case: Case, cluster: Cluster, rank: int, traffic: dict[str, Flow]
     expert_bytes = case.parameters(rank).experts * ((passes - 1) * numbers.weight + 2 * numbers.gradient)
     dense, routing = case.layer_kinds(pieces)
     saved = routing * layer_activation_bytes(case, True) + dense * layer_activation_bytes(case, False)
-    own, between = passes * case.tokens / layout.tensor, passes * case.tokens / layout.token_split
+    own, between = passes * case.tokens / layout.tensor, passes * case.tokens / layout.tensor
     seconds = {name: _seconds(flow, cluster) / case.microbatches for name, flow in traffic.items()}
     return RankTime(
         matmul=(own * flops.matmul + between * flops.whole) / (peak * MATMUL),

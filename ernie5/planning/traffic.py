@@ -7,7 +7,7 @@ from ernie5.planning.case import Case
 from ernie5.planning.cluster import Cluster
 from ernie5.planning.layout import Layout
 from ernie5.planning.routing import expected_groups
-from ernie5.planning.stages import Piece
+from ernie5.planning.stages import Piece, RankParameters
 
 ID_BYTES, WEIGHT_BYTES = 8, 4  # of a chosen expert, which travel with a row: int64 and float32
 
@@ -36,48 +36,45 @@ def rank_traffic(case: Case, cluster: Cluster, rank: int) -> dict[str, Flow]:
     """tensor, context, expert, pipeline, data -> what a GPU of pipeline rank `rank` sends."""
     layout, parameters, pieces, node = case.layout, case.parameters(rank), case.pieces(rank), cluster.gpus_per_node
     dense, routing = case.layer_kinds(pieces)
-    tensor = _tensor(case, pieces).times(case.microbatches)
-    if layout.sequence_parallel:  # each GPU has the gradients of norms and routers for its tokens alone
-        tensor = tensor + _all_reduce(parameters.whole * case.bytes.gradient, layout.tensor)
-    copies = parameters.embedding_copy + _copied_elsewhere(case, rank)
     return {
-        "tensor": tensor,
+        "tensor": _tensor(case, pieces).times(case.microbatches),
         "context": _context(case, node).times(case.microbatches * (dense + routing)),
         "expert": _expert(case, node).times(case.microbatches * routing),
         "pipeline": _pipeline(case, node, pieces).times(case.microbatches),
-        "data": _data(layout, case.policy, node, parameters.cut + parameters.whole, parameters.experts)
-        + _far(copies * case.bytes.gradient, layout, node),
+        "data": _data(layout, case.policy, node, parameters),
     }
 
 
 def _tensor(case: Case, pieces: tuple[Piece, ...]) -> Flow:
-    """A forward and a backward pass, in halves of an all-reduce by a ring, (tensor - 1) / tensor * n * hidden * a:
-
-    Attention, and each dense or shared MLP: forward 2, backward 2 (two all-reduces, or with sequence parallelism two
-    pairs of all-gather and reduce-scatter) and, with it, 1 more to gather the input again for the weights' gradient.
-    Routed experts without sequence parallelism: each GPU sends its share of the tokens to the experts, so the sum is
-    gathered, 1, and its gradient too, 1; with it none, the tokens being cut already.
-    Embedding and each head: 2. Full recompute: the forward part of a layer again.
+    """A forward and a backward pass. Attention, and each dense or shared MLP: 4 halves of an all-reduce by a ring,
+    (tensor - 1) / tensor * n * hidden * a: the tokens are gathered and what is made of them scattered, and in the
+    backward pass their gradients; full recompute: the forward two again. Each head: 2 halves, the tokens and their
+    gradients; labels and weights (12 bytes) of tokens, and the largest logit and two sums (12 bytes) of each, which all
+    tell all. Routed experts have tokens of their own, and the embedding is whole.
     """
-    tensor, split, again = case.layout.tensor, case.layout.sequence_parallel, case.recomputes
+    tensor = case.layout.tensor
     dense, routing = case.layer_kinds(pieces)
     products = dense + routing + dense + routing * (case.model.moe.num_shared_experts > 0)
-    gathers = 0 if split else routing
-    ends = pieces[0].is_first + (1 + case.model.num_nextn_predict_layers) * pieces[-1].is_last
-    halves = products * (4 + split + 2 * again) + gathers * (2 + again) + 2 * ends
-    least = 4 * products + 2 * gathers + 2 * ends
+    heads = (1 + case.model.num_nextn_predict_layers) * pieces[-1].is_last
     half = (tensor - 1) / tensor * case.row_bytes
-    return Flow(intra=halves * half, least=least * half, messages=halves * (tensor - 1))
+    numbers = (tensor - 1) * case.tokens * (12 / tensor + 12)
+    least = (4 * products + 2 * heads) * half
+    halves = products * (4 + 2 * case.recomputes) + 2 * heads
+    return Flow(intra=halves * half + heads * numbers, least=least, messages=halves * (tensor - 1))
 
 
 def _context(case: Case, node: int) -> Flow:
-    """A layer's two passes. Keys and values, n / tensor * 2 * kv_heads * head_dim * a, go to context - 1 others: in the
-    forward pass, again in the backward pass, where their gradients come back, and once more when recomputed."""
+    """A layer's two passes over rows that are one document each; shorter ones send less.
+
+    Of 2 * context chunks of a row a GPU has chunk i and its mirror image. The first goes to all others, the second to
+    those whose last chunk is behind it, half of them on average: 3 / 4 * (context - 1) / context of a row's keys and
+    values, 2 * kv_heads * head_dim / tensor * a. Their gradients come back; full recompute: the forward part again.
+    """
     layout, attention = case.layout, case.model.attention
-    width = 2 * attention.num_key_value_heads * attention.head_dim
-    unit = (layout.context - 1) * case.tokens / layout.tensor * width * case.bytes.activation
-    times = 3 + case.recomputes
-    flow = Flow(intra=times * unit, least=2 * unit, messages=times * (layout.context - 1))
+    width = 2 * attention.num_key_value_heads * attention.head_dim / layout.tensor
+    unit = 0.75 * (layout.context - 1) * case.tokens * width * case.bytes.activation
+    times = 2 + case.recomputes
+    flow = Flow(intra=times * unit, least=2 * unit, messages=float(times * (layout.context > 1)))
     return flow if layout.context * layout.tensor <= node else Flow(0.0, flow.intra, flow.least, flow.messages)
 
 
@@ -115,23 +112,29 @@ def _expert(case: Case, node: int) -> Flow:
 
 
 def _pipeline(case: Case, node: int, pieces: tuple[Piece, ...]) -> Flow:
-    """A microbatch: n / s * hidden * a forward from every piece but the last, and as much back from every one but the
-    first. Least: each GPU of a tensor group sends its share, whatever s is."""
+    """A microbatch: n / tensor * hidden * a forward from every piece but the last, and as much back from every one but
+    the first."""
     layout = case.layout
     if layout.pipeline == 1:
         return Flow()
     sends = sum(not piece.is_last for piece in pieces) + sum(not piece.is_first for piece in pieces)
-    size = sends * case.row_bytes
-    flow = _far(size / layout.token_split, layout, node)
-    return Flow(flow.intra, flow.inter, size / layout.tensor, float(sends))
+    size = sends * case.row_bytes / layout.tensor
+    is_near = layout.gpus <= node
+    return Flow(size * is_near, size * (not is_near), size, float(sends))
 
 
-def _data(layout: Layout, policy: Policy, node: int, dense: int, experts: int) -> Flow:
-    """Gradients of `dense` parameters over data x context, those of the experts over what replicates them."""
-    dense_flow = zero_traffic(dense, layout.dense_replicas, layout.sharding, policy)
-    expert_flow = zero_traffic(experts, layout.expert_replicas, layout.expert_sharding, policy)
-    flow = dense_flow + expert_flow
-    return flow if layout.stage_gpus <= node else Flow(0.0, flow.intra, flow.least, flow.messages)
+def _data(layout: Layout, policy: Policy, node: int, parameters: RankParameters) -> Flow:
+    """Gradients and weights: of matrices over data x context, of what is whole over the stage, of what both ends of the
+    pipeline have over both, of experts over what replicates them."""
+    near = (
+        zero_traffic(parameters.cut, layout.dense_replicas, layout.sharding, policy)
+        + zero_traffic(parameters.whole, layout.stage_gpus, layout.sharding, policy)
+        + zero_traffic(parameters.experts, layout.expert_replicas, layout.expert_sharding, policy)
+    )
+    if layout.stage_gpus > node:
+        near = Flow(0.0, near.intra, near.least, near.messages)
+    both = zero_traffic(parameters.tied, 2 * layout.stage_gpus, layout.sharding, policy)
+    return near + (both if layout.gpus <= node else Flow(0.0, both.intra, both.least, both.messages))
 
 
 def zero_traffic(parameters: int, replicas: int, sharding: int, policy: Policy) -> Flow:
@@ -150,18 +153,3 @@ def zero_traffic(parameters: int, replicas: int, sharding: int, policy: Policy) 
     sent = rest * (gradients + weights) + 2 * (groups - 1) / groups * gradients / sharding
     steps = 2 * (sharding - 1) + 2 * (groups - 1)
     return Flow(intra=sent, least=(replicas - 1) / replicas * (gradients + weights), messages=float(steps))
-
-
-def _all_reduce(size: float, ranks: int) -> Flow:
-    sent = 2 * (ranks - 1) / ranks * size
-    return Flow(intra=sent, least=sent, messages=2.0 * (ranks - 1))
-
-
-def _far(size: float, layout: Layout, node: int) -> Flow:
-    """What goes to another pipeline rank: within the node where the whole pipeline is in one."""
-    return Flow(intra=size, least=size) if layout.gpus <= node else Flow(inter=size, least=size)
-
-
-def _copied_elsewhere(case: Case, rank: int) -> int:
-    """Parameters of the first rank's share of the embedding, if the last has a copy: their gradients are summed."""
-    return case.parameters(case.layout.pipeline - 1).embedding_copy if rank == 0 else 0

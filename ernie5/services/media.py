@@ -114,8 +114,9 @@ def num_bytes(tree: Any) -> int:
 
 def described(medium: VisualMedium | SoundMedium) -> str:
     """A medium as a message names it."""
+    where = f"at token {medium.start} of row {medium.row}" + (f" ({medium.origin})" if medium.origin else "")
     if isinstance(medium, SoundMedium):
-        return f"a sound of {len(medium.samples)} samples at token {medium.start} of row {medium.row}"
+        return f"a sound of {len(medium.samples)} samples {where}"
     frames, height, width, _ = medium.pixels.shape
     kind = "a picture" if frames == 1 else f"a film of {frames} frames"
-    return f"{kind} of {height} x {width} pixels at token {medium.start} of row {medium.row}"
+    return f"{kind} of {height} x {width} pixels {where}"

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,6 +43,9 @@ from ernie5.parallel.recompute import recompute_blocks
 from ernie5.parallel.supervisor import RESTART
 from ernie5.planning.parameters import count_parameters
 from ernie5.planning.stages import layer_counts
+from ernie5.services.cluster import connected
+from ernie5.services.pool import EncodingPool
+from ernie5.services.worker import WorkerSetup, identity
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.audio_tokenizer import RunAudio
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
@@ -77,11 +80,12 @@ def run(config: Config, resume: str, show: Show) -> bool:
     mesh = make_mesh(ranks.size, config.parallel)
     for sentence in uneven_draws(config) if ranks.is_first else ():
         logger.warning(sentence)
-    with _claim(run_dir) if ranks.is_first else nullcontext():
-        return _run(config, run_dir, resume, show, ranks, mesh)
+    with _claim(run_dir) if ranks.is_first else nullcontext(), ExitStack() as stack:
+        return _run(config, run_dir, resume, show, ranks, mesh, stack)
 
 
-def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, mesh: Mesh) -> bool:
+def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, mesh: Mesh, stack: ExitStack) -> bool:
+    """`stack` holds what must be ended with the run."""
     _check_batches(config, mesh)
     store, checkpoint = _open_checkpoint(run_dir, config, resume)
     precision = set_device(config.train)
@@ -93,6 +97,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     vision = VisionTokenizers(config, run_dir, digests, ranks.is_first) if config.model.vision else None
     audio = RunAudio(config, run_dir, checkpoint is not None, ranks.is_first) if config.model.audio else None
     audio_coder = audio.coder() if audio else None  # one, because it remembers codes
+    pool = _encoding_pool(config, vision, audio, ranks, stack) if config.services.num_workers else None
     model = build_model(config, precision)
     if vision is not None and checkpoint is None:
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
@@ -135,7 +140,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
 
     if not ranks.is_first:
         services = Services(save=save, poll=saver.poll, whole_model=whole_model)
-        trainer = Trainer(config, parallel, optimizer, None, services, vision, audio_coder)
+        trainer = Trainer(config, parallel, optimizer, None, services, vision, audio_coder, pool)
         if checkpoint is not None:
             _restore(trainer, checkpoint, audio)
         finished = trainer.fit()
@@ -175,7 +180,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             show_samples=show_samples,
             validation=validation_set,
         )
-        trainer = Trainer(config, parallel, optimizer, loader, services, vision, audio_coder)
+        trainer = Trainer(config, parallel, optimizer, loader, services, vision, audio_coder, pool)
         if checkpoint is None:
             metrics.truncate_after(-1)  # what a run that died before its first checkpoint wrote
         else:
@@ -240,6 +245,30 @@ def build_model(config: Config, precision: str) -> Ernie5ForCausalLM:
     cast_parameters(model, precision)
     recompute_blocks(model, config.train.recompute)
     return model
+
+
+def _encoding_pool(
+    config: Config, vision: VisionTokenizers | None, audio: RunAudio | None, ranks: Ranks, stack: ExitStack
+) -> EncodingPool:
+    """Workers of this process. Ray is started by the first process, where no cluster is named, and ends with it."""
+    services, address = config.services, config.services.address
+    if ranks.is_first:
+        cpus, gpus = (ranks.size * services.num_workers * n for n in (1, services.gpus_per_worker))
+        address = stack.enter_context(connected(address, cpus, gpus))
+    address = ranks.from_first(address if ranks.is_first else None)
+    if not ranks.is_first:
+        stack.enter_context(connected(address))
+    setup = WorkerSetup(
+        vision={bits: str(folder.resolve()) for bits, folder in vision.folders.items()} if vision else {},
+        audio=str(audio.folder.resolve()) if audio else "",
+        speaker=str(audio.speaker_folder.resolve()) if audio and audio.speaker else "",
+        device="gpu" if services.gpus_per_worker else "cpu",
+        ops=config.ops,
+    )
+    expected = identity(vision.by_bits if vision else {}, audio.coder() if audio else None)
+    pool = EncodingPool(setup, expected, services.num_workers, services.gpus_per_worker)
+    stack.callback(pool.close)
+    return pool
 
 
 def _check_batches(config: Config, mesh: Mesh) -> None:

@@ -27,6 +27,7 @@ from ernie5.parallel.data_parallel import first_named
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pipeline import Task
 from ernie5.parallel.straggler import Stragglers
+from ernie5.services.pool import EncodingPool
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.expert_use import expert_use, watch_experts
@@ -34,7 +35,8 @@ from ernie5.train.metrics import MetricsLog
 from ernie5.train.modality_balance import averaged, balance_weights
 from ernie5.train.modality_gradients import modality_gradient_norms
 from ernie5.train.optimizer import clip_grad_norm, first_not_finite
-from ernie5.train.schedule import batch_rows, learning_rate, steps_left, vision_bits
+from ernie5.train.prepared import PreparedSteps
+from ernie5.train.schedule import learning_rate, steps_left, vision_bits
 from ernie5.train.vision_tokenizers import VisionTokenizers
 
 logger = logging.getLogger(__name__)
@@ -137,11 +139,14 @@ class Trainer:
         services: Services,
         vision: VisionTokenizers | None = None,
         audio: AudioCoder | None = None,
+        pool: EncodingPool | None = None,  # encodes the media; None: done here
     ):
         self.config, self.parallel, self.optimizer, self.loader = config, parallel, optimizer, loader
         self.model, self.ranks = parallel.model, parallel.ranks
         self.vision, self.audio = vision, audio
         self.services = services
+        ahead = config.services.ahead if pool is not None else 0
+        self.prepared = PreparedSteps(loader, self.ranks, parallel.share, self._bits, self._coders, pool, ahead)
         self.balance = ExpertBalance(self.model)
         self.own_losses: dict[str, float] = {}  # of this process in the last step
         self.stragglers = Stragglers(self.ranks, config.train.log_steps)
@@ -236,17 +241,12 @@ class Trainer:
     def _step(self, stage: StageConfig) -> StepReport:
         """One optimizer step: draw a sub-network, accumulate its gradients over the batch, update, rebalance."""
         start = time.perf_counter()
-        rows = self._next_rows(batch_rows(stage, self.state.stage_tokens))
-        own = self.parallel.share(rows)
+        rows, own, bits, loader_state = self.prepared.take(stage, self.state.stage_step, self.state.stage_tokens)
+        batches = [self.parallel.share_tokens(batch) for batch in own]
         subnet = draw_subnet(self.config.model, stage.elastic, self.config.train.seed, self.state.step)
-        bits = vision_bits(stage, self.state.stage_step, self.vision.most_bits) if self.vision else 0
         if self.state.vision_bits not in (0, bits):
             self._write("event", text=f"the vision tokenizer of {bits} bits takes over")
         shares = loss_shares(stage, self.state.loss_averages)
-        batches = [
-            self.parallel.share_tokens(make_batch(part, self._coders(stage, bits)))
-            for part in own.split(stage.micro_batch_rows)
-        ]
         every = stage.balance.measure_steps
         is_due = every and self.state.step % every == 0 and self.ranks.is_first
         measured = {} if not is_due else self._gradients(batches[0], subnet, shares)
@@ -264,7 +264,7 @@ class Trainer:
         seconds, tokens = time.perf_counter() - start, rows.input_ids.size
         averages = averaged(self.state.loss_averages, asdict(losses), stage.balance.decay)
         self.state = self.state.advance(tokens, seconds, bits, averages)
-        self.loader_state = self.loader.state_dict() if self.loader is not None else {}
+        self.loader_state = loader_state
         return StepReport(
             loss=loss,
             losses=losses,
@@ -284,9 +284,8 @@ class Trainer:
         clip_norm = self.config.optimizer.clip_norm
         return clip_grad_norm(self.parallel.owned(), clip_norm, self.parallel.counted(), summed)
 
-    def _next_rows(self, num_rows: int) -> UnifiedSequence:
-        """One process reads, for all: the work of encoding is done once."""
-        return self.ranks.from_first(self.loader.next_rows(num_rows) if self.loader is not None else None)
+    def _bits(self, stage: StageConfig, step: int) -> int:
+        return vision_bits(stage, step, self.vision.most_bits) if self.vision else 0
 
     def _coders(self, stage: StageConfig, bits: int) -> Coders:
         vision = self.vision.coder(bits, stage.vision.scale_weight_power) if self.vision else None

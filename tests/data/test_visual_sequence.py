@@ -129,6 +129,7 @@ def test_guidance_leaves_out_what_stands_before_the_first_generated_medium(pictu
     assert encoded.ids.tolist() == [1, S["<boi>"], *[S["<image>"]] * 5, S["<eoi>"], FIRST + ord("b"), 2]
     assert not encoded.loss[1]
     assert [medium.start for medium in encoded.places.media] == [2]
+    assert [medium.origin for medium in encoded.places.media] == ["a:1"]
 
 
 def test_condition_is_dropped_at_the_given_rate(picture):

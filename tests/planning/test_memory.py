@@ -33,11 +33,10 @@ def saved_tensors(tokens: int, tensor: int, between: int, a: int, m: int, routes
 
 @pytest.mark.parametrize("precision", NUMBERS)
 @pytest.mark.parametrize("routes", [True, False])
-@pytest.mark.parametrize("sequence_parallel", [True, False])
-def test_a_layer_keeps_the_tensors_listed_by_hand(sequence_parallel: bool, routes: bool, precision: str):
-    one = case(policy=Policy(precision=precision), **LAYOUT, sequence_parallel=sequence_parallel)
+def test_a_layer_keeps_the_tensors_listed_by_hand(routes: bool, precision: str):
+    one = case(policy=Policy(precision=precision), **LAYOUT)
     numbers, tokens = NUMBERS[precision], SEQ // 2
-    between = tokens // 2 if sequence_parallel else tokens
+    between = tokens // 2
     listed = saved_tensors(tokens, 2, between, numbers.activation, numbers.mlp_input, routes)
     assert layer_activation_bytes(one, routes) == sum(prod(shape) for shape in listed)
 
@@ -45,7 +44,7 @@ def test_a_layer_keeps_the_tensors_listed_by_hand(sequence_parallel: bool, route
 def test_full_recompute_keeps_the_inputs_of_layers():
     one = case(policy=Policy(recompute="full"), **LAYOUT)
     first, last = one.pieces(0)[0], one.pieces(1)[0]
-    row = 32 * HIDDEN * 2
+    row = 32 // 2 * HIDDEN * 2
     assert piece_activation_bytes(one, first) == first.layers * row
     assert piece_activation_bytes(one, last) == (last.layers + 1 + 2 * 2) * row  # the block; two norms, two heads
 
@@ -79,7 +78,7 @@ def test_weights_and_gradients_are_two_bytes_each_and_frozen_ones_have_none():
 def test_optimizer_state_is_spread_over_those_that_have_the_same_parameters():
     one = case(**LAYOUT)
     parameters = one.parameters(0)
-    dense, experts = parameters.cut + parameters.whole, parameters.experts
+    dense, experts = parameters.cut + parameters.whole + parameters.tied, parameters.experts
     state = {
         sharding: optimizer_bytes(parameters, Layout(**LAYOUT | {"sharding": sharding}), Policy())
         for sharding in (1, 2)
@@ -94,8 +93,9 @@ def test_states_of_all_ranks_together_are_those_of_the_model_once():
     layout = {"tensor": 1, "pipeline": 2, "data": 8, "expert": 4, "sharding": 8}
     one = case(VARIANTS["all_sparse"], **layout)
     together = sum(8 * rank_memory(one, rank).optimizer for rank in range(2))
-    parameters = sum(one.parameters(rank).cut + one.parameters(rank).whole for rank in range(2))
-    assert together == pytest.approx(12 * (parameters + 4 * sum(one.parameters(rank).experts for rank in range(2))))
+    held = [one.parameters(rank) for rank in range(2)]
+    parameters = sum(rank.cut + rank.whole + rank.tied for rank in held)
+    assert together == pytest.approx(12 * (parameters + 4 * sum(rank.experts for rank in held)))
 
 
 def test_logits_exist_for_a_chunk_of_rows():

@@ -59,7 +59,7 @@ def test_flops_of_the_pieces_are_those_of_the_model(model: ModelConfig):
 
 LAYOUTS = [
     Layout(),
-    Layout(tensor=4, sequence_parallel=True, expert=4),
+    Layout(tensor=4, expert=4),
     Layout(pipeline=4, data=2, expert=2),
     Layout(tensor=2, pipeline=2, virtual_stages=3, data=8, expert=16),
 ]
@@ -67,12 +67,9 @@ LAYOUTS = [
 
 def sum_over_ranks(model: ModelConfig, layout: Layout) -> int:
     """Every rank of a pipeline, tensor and expert group, what several of them hold counted once."""
-    total = 0
-    for rank in range(layout.pipeline):
-        held = rank_parameters(model, layout, SEQ_LEN, rank)
-        total += layout.tensor * (held.cut - held.embedding_copy) + held.whole + held.frozen
-        total += layout.expert * held.experts
-    return total
+    held = [rank_parameters(model, layout, SEQ_LEN, rank) for rank in range(layout.pipeline)]
+    whole = sum(one.whole + one.frozen for one in held) + held[0].tied
+    return whole + sum(layout.tensor * one.cut + layout.expert * one.experts for one in held)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -92,10 +89,9 @@ def test_parameters_of_shipped_models_are_kept(path: Path):
 
 
 def test_the_embedding_is_held_twice_where_the_last_rank_reads_it():
-    copies = {
-        name: rank_parameters(model, Layout(pipeline=2), SEQ_LEN, 1).embedding_copy for name, model in VARIANTS.items()
-    }
-    assert all(copy == 96 * 24 for copy in copies.values())
+    for model in VARIANTS.values():
+        ends = [rank_parameters(model, Layout(pipeline=3), SEQ_LEN, rank).tied for rank in range(3)]
+        assert ends == [96 * 24, 0, 96 * 24]
     alone = replace(VARIANTS["untied"], num_nextn_predict_layers=0)
-    assert rank_parameters(alone, Layout(pipeline=2), SEQ_LEN, 1).embedding_copy == 0
-    assert rank_parameters(VARIANTS["mixed"], Layout(), SEQ_LEN, 0).embedding_copy == 0
+    assert rank_parameters(alone, Layout(pipeline=2), SEQ_LEN, 1).tied == 0
+    assert rank_parameters(VARIANTS["mixed"], Layout(), SEQ_LEN, 0).tied == 0

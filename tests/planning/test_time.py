@@ -30,7 +30,7 @@ def test_at_the_peak_a_gpu_takes_three_forward_passes(at_the_peak: None):
     assert step.mfu == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("degrees", [{"data": 16, "expert": 8}, {"tensor": 4, "sequence_parallel": 1, "data": 4}])
+@pytest.mark.parametrize("degrees", [{"data": 16, "expert": 8}, {"tensor": 4, "data": 4}])
 def test_more_gpus_share_the_work(at_the_peak: None, degrees: dict[str, int]):
     model = replace(VARIANTS["all_sparse"], num_nextn_predict_layers=0)
     assert step_time(case(model, **degrees), FAST).mfu == pytest.approx(1.0)

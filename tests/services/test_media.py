@@ -1,5 +1,7 @@
 """What travels between a run and its workers."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 
@@ -70,3 +72,4 @@ def test_message_says_which_medium_it_is():
     assert described(SEEN) == "a picture of 2 x 2 pixels at token 1 of row 0"
     assert described(DRAWN) == "a film of 2 frames of 2 x 4 pixels at token 4 of row 1"
     assert described(HEARD) == "a sound of 5 samples at token 9 of row 0"
+    assert described(replace(SEEN, origin="a.jsonl:3")).endswith("at token 1 of row 0 (a.jsonl:3)")

@@ -46,7 +46,7 @@ def test_no_paddle_numpy_or_matplotlib_is_imported():
 def test_one_layout_is_planned():
     result = plan(*SMALL, "--layout", "tensor=2,expert=8", "--recompute", "full")
     assert result.returncode == 0, message(result)
-    assert "layout: TP2 EP8 SP DP4 ZeRO4 on 8 GPUs; bfloat16, recompute full" in result.stdout
+    assert "layout: TP2 EP8 DP4 ZeRO4 on 8 GPUs; bfloat16, recompute full" in result.stdout
     assert "refused" not in result.stdout
 
 
