@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from math import gcd
 
 from ernie5.config.schema import ModelConfig, StageConfig
 from ernie5.errors import UserError
@@ -47,7 +48,7 @@ class Layout:
     @property
     def expert_sharding(self) -> int:
         """Replicas of the experts over which their optimizer state is spread: those among `sharding` neighbours."""
-        step = max(self.expert // (self.context * self.tensor), 1)  # on the data axis from one to the next
+        step = self.expert // gcd(self.expert, self.context * self.tensor)  # on the data axis from one to the next
         return self.sharding // step if self.sharding % step == 0 else 1
 
     def __str__(self) -> str:
@@ -122,9 +123,11 @@ def _tensor(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Clu
 
 
 def _pipeline(layout: Layout, model: ModelConfig, stage: StageConfig, cluster: Cluster) -> str | None:
-    if layout.pieces > model.num_hidden_layers:
+    behind = model.audio.num_codebooks if model.audio is not None else 0
+    most = max(model.num_hidden_layers - behind + 1, 1)
+    if layout.pieces > most:
         held = f"pipeline {layout.pipeline} x virtual_stages {layout.virtual_stages} is {layout.pieces} pieces"
-        return f"{held}, but {model.name} has {model.num_hidden_layers} layers"
+        return f"{held}, but the {model.num_hidden_layers} layers of {model.name} make at most {most}"
     return None
 
 

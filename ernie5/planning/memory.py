@@ -1,13 +1,19 @@
 """What fills a GPU's memory, by cause, in bytes."""
 
+import heapq
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ernie5.planning.assumptions import GRADIENT_BUCKET_BYTES, LOGIT_CHUNK_BYTES, RUNTIME_BYTES, Policy
 from ernie5.planning.case import Case
 from ernie5.planning.layout import Layout
 from ernie5.planning.routing import expected_groups
 from ernie5.planning.schedule import pieces_in_flight
-from ernie5.planning.stages import Piece, RankParameters
+from ernie5.planning.stages import Piece
+from ernie5.planning.tensors import RankTensors
+
+ROUTER_BYTES = 4  # of its input, in float32 whatever the model is in
+CHOICE_BYTES = 20  # of a token's choice: weight (4), expert and place in the sorted order (8 each)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,7 @@ def rank_memory(case: Case, rank: int) -> Memory:
     return Memory(
         weights=float(parameters.total * numbers.weight),
         gradients=float((parameters.total - parameters.frozen) * numbers.gradient),
-        optimizer=optimizer_bytes(parameters, layout, case.policy),
+        optimizer=optimizer_bytes(case.tensors(rank), layout, case.policy),
         activations=activations,
         loss=loss_bytes(case) if pieces[-1].is_last else 0.0,
         buffers=buffer_bytes(case),
@@ -51,22 +57,35 @@ def rank_memory(case: Case, rank: int) -> Memory:
     )
 
 
-def optimizer_bytes(parameters: RankParameters, layout: Layout, policy: Policy) -> float:
-    """state * ((cut + whole + tied) / sharding + experts / expert_sharding).
-
-    ZeRO-1 (arXiv:1910.02054): what attention and dense layers need is spread over `sharding` of the data ranks, what
-    the experts need over those that have the same experts.
+def optimizer_bytes(tensors: RankTensors, layout: Layout, policy: Policy) -> float:
+    """Of the GPU that has most, state * what it owns. ZeRO-1 (arXiv:1910.02054): of `sharding` neighbours on the data
+    axis one owns each tensor and keeps its state; of the experts' tensors one of those that have the same experts. The
+    largest tensor goes to whoever has least, for each kind of tensor anew.
     """
-    dense = (parameters.cut + parameters.whole + parameters.tied) / layout.sharding
-    return policy.bytes.state * (dense + parameters.experts / layout.expert_sharding)
+    dense = [_owned(sizes, layout.sharding) for sizes in (tensors.cut, tensors.whole, tensors.tied)]
+    experts = _owned(tensors.experts, layout.expert_sharding)
+    step = layout.sharding // layout.expert_sharding
+    of_places = (sum(of_kind[i] for of_kind in dense) + experts[i // step] for i in range(layout.sharding))
+    return float(policy.bytes.state * max(of_places))
+
+
+@lru_cache(maxsize=4096)
+def _owned(sizes: tuple[int, ...], parts: int) -> list[int]:
+    """What each of `parts` owners has of tensors of these sizes."""
+    if parts == 1:
+        return [sum(sizes)]
+    owned = [(0, i) for i in range(parts)]  # a heap: the emptiest first
+    for size in sorted(sizes, reverse=True):
+        filled, i = owned[0]
+        heapq.heapreplace(owned, (filled + size, i))
+    return [filled for filled, _ in sorted(owned, key=lambda one: one[1])]
 
 
 def piece_activation_bytes(case: Case, piece: Piece) -> float:
     """What one forward pass through a piece leaves for its backward pass.
 
-    No recompute: `layer_activation_bytes` of each layer. Full recompute: each layer's input, tokens * hidden, over
-    `tensor` with sequence parallelism. The last piece has the prediction block as one layer more, and the inputs of the
-    final norms and heads.
+    No recompute: `layer_activation_bytes` of each layer. Full recompute: each layer's input, n / tensor * hidden * a.
+    The last piece has the prediction block as one layer more, and the inputs of the final norms and heads.
     """
     dense, routing = case.layer_kinds((piece,))
     rows = case.row_bytes / case.layout.tensor
@@ -78,26 +97,37 @@ def piece_activation_bytes(case: Case, piece: Piece) -> float:
 
 def layer_activation_bytes(case: Case, routes: bool) -> float:
     """What a decoder layer keeps without recompute. With a bytes an activation, m bytes an input of a feed-forward
-    product, n = `case.tokens`, s = tensor with sequence parallelism, else 1:
+    product, n = `case.tokens`:
 
-    n / s * 4 * hidden * a                                       inputs and outputs of the two norms
-    n / tensor * (2 * (heads + kv_heads) * head_dim * a + 4 * heads)      q, k, v, output, log-sum-exp
-    n / tensor * width * (2a + m)                                dense or shared MLP: gate and up, their product
-    n / s * 4 * experts                                          the router's scores
-    n / tensor * top_k * (hidden * m + ffn * (2a + m))           routed experts: rows, gate and up, their product
+    n / tensor * 2 * hidden * a                                  inputs of the two norms
+    n * hidden * a                                               input of attention, of the whole tensor group
+    n / tensor * (2 * heads * head_dim * a + 4 * heads)          queries, output, log-sum-exp
+    n / tensor * context * 2 * kv_heads * head_dim * a           keys and values that are seen: of the whole row
+    n * hidden * a + n / tensor * width * (2a + m)               dense or shared MLP: input, gate and up, their product
+    n / tensor * 4 * (hidden + experts)                          router: input and scores, in float32
+    n / tensor * top_k * (hidden * m + 2 * ffn * a + 20)         routed experts: rows, gate and up; ids and weights
     """
-    model, numbers = case.model, case.bytes
-    attention, moe = model.attention, model.moe
-    between, own = case.tokens / case.layout.tensor, case.tokens / case.layout.tensor
-    gated = 2 * numbers.activation + numbers.mlp_input
-    heads = attention.num_attention_heads + attention.num_key_value_heads
-    size = between * 4 * model.hidden_size * numbers.activation
-    size += own * (2 * heads * attention.head_dim * numbers.activation + 4 * attention.num_attention_heads)
+    model, numbers, tokens = case.model, case.bytes, case.tokens
+    attention, moe, hidden = model.attention, model.moe, model.hidden_size
+    own, heads = tokens / case.layout.tensor, attention.num_attention_heads
+    seen = case.layout.context * attention.num_key_value_heads
+    size = own * 2 * hidden * numbers.activation + tokens * hidden * numbers.activation
+    size += own * (2 * (heads + seen) * attention.head_dim * numbers.activation + 4 * heads)
     if not routes:
-        return size + own * model.intermediate_size * gated
-    size += own * moe.num_shared_experts * moe.moe_intermediate_size * gated + between * 4 * moe.num_experts
-    row = model.hidden_size * numbers.mlp_input + moe.moe_intermediate_size * gated
+        return size + _mlp_bytes(case, model.intermediate_size)
+    size += own * 4 * (hidden + moe.num_experts)
+    if moe.num_shared_experts:
+        size += _mlp_bytes(case, moe.num_shared_experts * moe.moe_intermediate_size)
+        if case.layout.tensor == 1 and numbers.activation == ROUTER_BYTES:  # the router reads the same
+            size -= own * 4 * hidden
+    row = hidden * numbers.mlp_input + 2 * moe.moe_intermediate_size * numbers.activation + CHOICE_BYTES
     return size + own * moe.num_experts_per_tok * row
+
+
+def _mlp_bytes(case: Case, width: int) -> float:
+    numbers, tokens = case.bytes, case.tokens
+    gated = 2 * numbers.activation + numbers.mlp_input
+    return tokens * case.model.hidden_size * numbers.activation + tokens / case.layout.tensor * width * gated
 
 
 def loss_bytes(case: Case) -> float:
@@ -111,7 +141,7 @@ def loss_bytes(case: Case) -> float:
 def buffer_bytes(case: Case) -> float:
     """What is on its way, at most at once:
 
-    4 * n / s * hidden * a        pipeline: sent and received, each way
+    4 * n / tensor * hidden * a        pipeline: sent and received, each way
     2 * n * hidden * a            tensor: gathered tokens and their gradient
     2 * n / tensor * ranks * hidden * a      experts: rows that leave and arrive; ranks: of a token, on average
     4 * n / tensor * context * kv_heads * head_dim * a       context: keys and values of the row, and their gradients

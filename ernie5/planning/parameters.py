@@ -1,7 +1,6 @@
 """How many parameters a model has and how many a token uses: closed forms, nothing is built, no Paddle."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ernie5.config.schema import AudioConfig, ModelConfig, VisionConfig
 
@@ -159,28 +158,6 @@ def _vision_understanding(vision: VisionConfig | None, hidden: int) -> int:
     patch = 3 * vision.encoder.temporal_stride * vision.encoder.stride**2
     layer = 2 * width + 4 * width * width + _swiglu(width, vit.intermediate_size)
     return merger + (patch + 1) * width + vit.num_hidden_layers * layer + width
-
-
-class MediaEnds(NamedTuple):
-    """Parameters of media."""
-
-    before: int
-    behind: int
-    both: int
-
-
-def media_ends(model: ModelConfig) -> MediaEnds:
-    """What of `vision_generation` and `audio` stands before the layers, behind them, and on both sides."""
-    vision, audio, hidden = model.vision, model.audio, model.hidden_size
-    before = behind = both = 0
-    if vision is not None:
-        behind += vision.max_bits * (hidden + 1)  # the heads of bits
-        before += _vision_generation(vision, hidden) - behind
-    if audio is not None:
-        both += audio.num_codebooks * (audio.codebook_size + 1) * hidden  # the tables of codes
-        before += audio.speaker_dim * hidden
-        behind += audio.num_codebooks * (audio.codebook_size + 2) * hidden
-    return MediaEnds(before, behind, both)
 
 
 def _vision_generation(vision: VisionConfig | None, hidden: int) -> int:

@@ -62,7 +62,7 @@ def candidates(model: ModelConfig, cluster: Cluster) -> Iterator[Layout]:
             if cluster.gpus % (tensor * context):
                 continue
             for pipeline in divisors(cluster.gpus // (tensor * context)):
-                if pipeline > model.num_hidden_layers:
+                if pipeline > model.num_hidden_layers + 1:
                     break
                 data = cluster.gpus // (tensor * context * pipeline)
                 for virtual_stages in VIRTUAL_STAGES if pipeline > 2 else (1,):

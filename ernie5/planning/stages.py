@@ -1,11 +1,9 @@
-"""Which layers a pipeline rank has, and how many parameters lie on each of its GPUs."""
+"""Which layers a pipeline rank has, and what a token costs there."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ernie5.config.schema import ModelConfig
-from ernie5.planning.layout import Layout
-from ernie5.planning.parameters import count_parameters, media_ends
 
 
 @dataclass(frozen=True)
@@ -20,21 +18,6 @@ class Piece:
     @property
     def layers(self) -> int:
         return self.dense_layers + self.moe_layers
-
-
-@dataclass(frozen=True)
-class RankParameters:
-    """Parameters on one GPU."""
-
-    cut: int  # its share of what tensor cuts: attention, dense and shared MLPs, the head
-    whole: int  # that each GPU of a stage has whole: norms, routers, biases after a sum, the block's projection, media
-    tied: int  # whole, and on the first and the last rank of a pipeline: the embedding, the tables of codes
-    experts: int  # its routed experts, each whole
-    frozen: int  # not trained: the vision encoder
-
-    @property
-    def total(self) -> int:
-        return self.cut + self.whole + self.tied + self.experts + self.frozen
 
 
 @dataclass(frozen=True)
@@ -125,46 +108,3 @@ def cut_layers(model: ModelConfig, pipeline: int, virtual_stages: int, seq_len: 
         cut.append(Piece(num_dense, size - num_dense, i == 0, i == pieces - 1))
         first += size
     return tuple(tuple(cut[rank::pipeline]) for rank in range(pipeline))
-
-
-@lru_cache(maxsize=4096)
-def piece_parameters(model: ModelConfig, piece: Piece, tensor: int, expert: int, is_alone: bool) -> RankParameters:
-    """A GPU's parameters of one piece, by the rules of `RankParameters`. is_alone: there is no other rank."""
-    count, hidden, moe = count_parameters(model), model.hidden_size, model.moe
-    blocks = model.num_nextn_predict_layers if piece.is_last else 0
-    block_routes = moe.num_experts > 0
-    layers, routing = piece.layers + blocks, piece.moe_layers + blocks * block_routes
-    output_bias = hidden if model.attention.use_bias else 0
-    one_expert = 3 * hidden * moe.moe_intermediate_size
-    cut = layers * (count.attention // model.num_hidden_layers - output_bias)
-    cut += (layers - routing) * 3 * hidden * model.intermediate_size + routing * moe.num_shared_experts * one_expert
-    cut += piece.is_last * count.lm_head
-    whole = layers * (2 * hidden + output_bias) + routing * hidden * moe.num_experts
-    whole += piece.is_last * hidden + blocks * (3 * hidden + 2 * hidden * hidden)
-    media = media_ends(model)
-    whole += piece.is_first * (count.vision_understanding + media.before) + piece.is_last * media.behind
-    embeds_twice = model.tie_word_embeddings or model.num_nextn_predict_layers > 0
-    tied = media.both + embeds_twice * count.embedding
-    ends = int(piece.is_first or piece.is_last)
-    whole += piece.is_first * (not embeds_twice) * count.embedding + ends * is_alone * tied
-    return RankParameters(
-        cut=cut // tensor,
-        whole=whole,
-        tied=0 if is_alone else ends * tied,
-        experts=routing * moe.num_experts // expert * one_expert,
-        frozen=piece.is_first * count.vision_cnn,
-    )
-
-
-def rank_parameters(model: ModelConfig, layout: Layout, seq_len: int, rank: int) -> RankParameters:
-    """The parameters of a GPU of pipeline rank `rank`, its pieces together.
-
-    The sum over the ranks of a pipeline, tensor and expert group, what is `whole` and `tied` counted once, is
-    `count_parameters(model).total`.
-    """
-    parts = [
-        piece_parameters(model, piece, layout.tensor, layout.expert, layout.pipeline == 1)
-        for piece in cut_layers(model, layout.pipeline, layout.virtual_stages, seq_len)[rank]
-    ]
-    names = ("cut", "whole", "tied", "experts", "frozen")
-    return RankParameters(*(sum(getattr(part, name) for part in parts) for name in names))

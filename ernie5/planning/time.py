@@ -102,10 +102,10 @@ def _rank_time(case: Case, cluster: Cluster, rank: int, traffic: dict[str, Flow]
     expert_bytes = case.parameters(rank).experts * ((passes - 1) * numbers.weight + 2 * numbers.gradient)
     dense, routing = case.layer_kinds(pieces)
     saved = routing * layer_activation_bytes(case, True) + dense * layer_activation_bytes(case, False)
-    own, between = passes * case.tokens / layout.tensor, passes * case.tokens / layout.tensor
+    own = passes * case.tokens / layout.tensor
     seconds = {name: _seconds(flow, cluster) / case.microbatches for name, flow in traffic.items()}
     return RankTime(
-        matmul=(own * flops.matmul + between * flops.whole) / (peak * MATMUL),
+        matmul=own * (flops.matmul + flops.whole) / (peak * MATMUL),
         attention=own * flops.attention / (peak * ATTENTION),
         experts=max(own * flops.experts / expert_rate, expert_bytes / memory),
         memory=PASSES_OVER_ACTIVATIONS * passes / 3 * saved / memory,
@@ -118,7 +118,7 @@ def _rank_time(case: Case, cluster: Cluster, rank: int, traffic: dict[str, Flow]
 def _optimizer(case: Case, cluster: Cluster, rank: int) -> float:
     """States read and written, gradients read, weights written: bound by memory."""
     numbers = case.bytes
-    states = optimizer_bytes(case.parameters(rank), case.layout, case.policy)
+    states = optimizer_bytes(case.tensors(rank), case.layout, case.policy)
     touched = states * (2 + (numbers.gradient + numbers.weight) / numbers.state)
     return touched / (cluster.memory_gb_per_s * 1e9 * MEMORY)
 

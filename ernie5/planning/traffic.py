@@ -7,7 +7,8 @@ from ernie5.planning.case import Case
 from ernie5.planning.cluster import Cluster
 from ernie5.planning.layout import Layout
 from ernie5.planning.routing import expected_groups
-from ernie5.planning.stages import Piece, RankParameters
+from ernie5.planning.stages import Piece
+from ernie5.planning.tensors import RankParameters
 
 ID_BYTES, WEIGHT_BYTES = 8, 4  # of a chosen expert, which travel with a row: int64 and float32
 

@@ -25,6 +25,7 @@ VARIANTS = {
     "untied": replace(MODEL, tie_word_embeddings=False),
     "biases": replace(MODEL, attention=replace(MODEL.attention, use_bias=True)),
     "without_block": replace(MODEL, num_nextn_predict_layers=0),
+    "unshared": replace(MODEL, moe=replace(MODEL.moe, num_shared_experts=0)),
     "all_sparse": replace(MODEL, moe=replace(MODEL.moe, num_dense_layers=0, num_shared_experts=0)),
     "dense": replace(MODEL, moe=MoEConfig(num_experts=0, num_experts_per_tok=0, moe_intermediate_size=0)),
 }

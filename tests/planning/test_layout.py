@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from ernie5.config.schema import AudioConfig
 from ernie5.errors import UserError
 from ernie5.planning.layout import RULES, Layout, first_refusal, parse_layout, refusals
 from tests.planning.cases import CLUSTER, MODEL, STAGE, VARIANTS
@@ -19,7 +20,7 @@ BROKEN: dict[str, tuple[dict, dict, int, list[str]]] = {
     "product of degrees": ({}, {}, 24, ["is 16 GPUs", "cluster has 24"]),
     "tensor within a node": ({"tensor": 4}, {}, 32, ["tensor 4", "6 GPUs"]),
     "tensor cuts heads": ({"tensor": 8}, {}, 64, ["8", "4 key-value heads"]),
-    "pieces and layers": ({"pipeline": 4, "virtual_stages": 3}, {}, 32, ["12 pieces", "8 layers"]),
+    "pieces and layers": ({"pipeline": 4, "virtual_stages": 3}, {}, 32, ["12 pieces", "8 layers", "at most 9"]),
     "experts over GPUs": ({"data": 16, "expert": 32}, {}, 64, ["32", "16 experts"]),
     "expert group": ({"expert": 16}, {}, 16, ["expert 16", "8 GPUs"]),
     "sharding divides data": ({"sharding": 3}, {}, 16, ["sharding 3", "data 4"]),
@@ -43,6 +44,18 @@ def test_a_broken_rule_is_named_in_one_sentence(rule: str):
     assert list(found) == [rule]
     assert all(word in found[rule] for word in words), found[rule]
     assert first_refusal(layout, MODEL, replace(STAGE, **stage), cluster) == rule
+
+
+def test_the_last_piece_may_have_the_heads_alone_or_all_layers_that_speak():
+    nine = Layout(pipeline=9)
+    assert "pieces and layers" not in refusals(nine, MODEL, STAGE, CLUSTER)
+    spoken = replace(MODEL, audio=AudioConfig(num_codebooks=3))
+    assert "at most 6" in refusals(nine, spoken, STAGE, CLUSTER)["pieces and layers"]
+
+
+def test_experts_lie_on_whole_tensor_groups():
+    sentence = refusals(Layout(**GOOD | {"tensor": 4, "data": 2, "sharding": 2, "expert": 2}), MODEL, STAGE, CLUSTER)
+    assert "multiple of tensor 4" in sentence["experts over GPUs"]
 
 
 def test_virtual_stages_need_a_pipeline():
@@ -82,8 +95,9 @@ def test_a_misspelt_layout_is_an_error(text: str):
         parse_layout(text, CLUSTER)
 
 
-def test_experts_states_are_spread_over_replicas_that_sharding_reaches():
-    layout = Layout(tensor=2, data=12, sharding=6, expert=4)
-    assert (layout.expert_replicas, layout.expert_sharding) == (6, 3)
-    assert Layout(tensor=2, data=12, sharding=1, expert=4).expert_sharding == 1
-    assert Layout(tensor=2, data=12, sharding=6, expert=8).expert_sharding == 1  # neighbours differ in number
+def test_experts_states_are_spread_over_neighbours_that_have_the_same():
+    layout = Layout(tensor=2, data=12, sharding=12, expert=8)  # the same experts on each fourth place of the data axis
+    assert (layout.expert_replicas, layout.expert_sharding) == (3, 3)
+    assert Layout(tensor=2, data=12, sharding=6, expert=8).expert_sharding == 1  # runs of one and of two
+    assert Layout(tensor=2, data=12, sharding=1, expert=8).expert_sharding == 1
+    assert Layout(context=2, data=6, sharding=6, expert=3).expert_sharding == 2

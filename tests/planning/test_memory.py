@@ -14,31 +14,46 @@ from ernie5.planning.memory import (
     rank_memory,
 )
 from ernie5.planning.schedule import actions
+from ernie5.planning.tensors import RankTensors
 from tests.planning.cases import MODEL, STAGE, VARIANTS, case
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, TOP_K, FFN, DENSE_FFN, VOCAB, SEQ = 24, 8, 4, 8, 16, 3, 20, 40, 96, 64
 LAYOUT = {"tensor": 2, "pipeline": 2, "context": 2, "data": 2, "expert": 4, "sharding": 2}
 
 
-def saved_tensors(tokens: int, tensor: int, between: int, a: int, m: int, routes: bool) -> list[tuple[int, ...]]:
-    """Shape and item size of everything that one layer keeps, listed by hand."""
-    heads, kv_heads, own = HEADS // tensor, KV_HEADS // tensor, tokens // tensor
-    tensors = [(between, HIDDEN, a)] * 4  # both norms, in and out
-    tensors += [(tokens, heads, HEAD_DIM, a)] * 2 + [(tokens, kv_heads, HEAD_DIM, a)] * 2 + [(tokens, heads, 4)]
+def saved_tensors(routes: bool, a: int, m: int) -> list[tuple[int, ...]]:
+    """Shape and item size of everything that one layer keeps under LAYOUT, listed by hand."""
+    tensor, context, row = 2, 2, SEQ
+    tokens = row // context  # of the tensor group
+    own, heads, kv_heads = tokens // tensor, HEADS // tensor, KV_HEADS // tensor
+    tensors = [(own, HIDDEN, a)] * 2  # inputs of both norms
+    tensors += [(tokens, HIDDEN, a)]  # input of attention, gathered
+    tensors += [(tokens, heads, HEAD_DIM, a)] * 2 + [(tokens, heads, 4)]  # queries, output, log-sum-exp
+    tensors += [(row, kv_heads, HEAD_DIM, a)] * 2  # keys and values, of the whole row
+    width = FFN if routes else DENSE_FFN
+    tensors += [(tokens, HIDDEN, a), (tokens, 2 * width // tensor, a), (tokens, width // tensor, m)]
     if not routes:
-        return [*tensors, (tokens, 2 * DENSE_FFN // tensor, a), (tokens, DENSE_FFN // tensor, m)]
-    tensors += [(tokens, 2 * FFN // tensor, a), (tokens, FFN // tensor, m), (between, EXPERTS, 4)]
-    return [*tensors, (own * TOP_K, HIDDEN, m), (own * TOP_K, 2 * FFN, a), (own * TOP_K, FFN, m)]
+        return tensors
+    tensors += [(own, HIDDEN, 4), (own, EXPERTS, 4)]  # the router's input and scores
+    tensors += [(own * TOP_K, HIDDEN, m), (own * TOP_K, 2 * FFN, a)]
+    return [*tensors, (own, TOP_K, 4), (own, TOP_K, 8), (own, TOP_K, 8)]  # weights, experts, places
 
 
 @pytest.mark.parametrize("precision", NUMBERS)
 @pytest.mark.parametrize("routes", [True, False])
 def test_a_layer_keeps_the_tensors_listed_by_hand(routes: bool, precision: str):
-    one = case(policy=Policy(precision=precision), **LAYOUT)
-    numbers, tokens = NUMBERS[precision], SEQ // 2
-    between = tokens // 2
-    listed = saved_tensors(tokens, 2, between, numbers.activation, numbers.mlp_input, routes)
+    one, numbers = case(policy=Policy(precision=precision), **LAYOUT), NUMBERS[precision]
+    listed = saved_tensors(routes, numbers.activation, numbers.mlp_input)
     assert layer_activation_bytes(one, routes) == sum(prod(shape) for shape in listed)
+
+
+def test_router_and_shared_experts_read_one_tensor_where_it_is_float32_and_whole():
+    shared = {
+        precision: layer_activation_bytes(case(policy=Policy(precision=precision)), True)
+        - layer_activation_bytes(case(VARIANTS["unshared"], policy=Policy(precision=precision)), True)
+        for precision in ("float32", "bfloat16")
+    }
+    assert shared == {"float32": SEQ * 3 * FFN * 4, "bfloat16": SEQ * (HIDDEN + 3 * FFN) * 2}
 
 
 def test_full_recompute_keeps_the_inputs_of_layers():
@@ -75,27 +90,26 @@ def test_weights_and_gradients_are_two_bytes_each_and_frozen_ones_have_none():
     assert parameters.frozen == 0
 
 
-def test_optimizer_state_is_spread_over_those_that_have_the_same_parameters():
-    one = case(**LAYOUT)
-    parameters = one.parameters(0)
-    dense, experts = parameters.cut + parameters.whole + parameters.tied, parameters.experts
-    state = {
-        sharding: optimizer_bytes(parameters, Layout(**LAYOUT | {"sharding": sharding}), Policy())
-        for sharding in (1, 2)
-    }
-    assert state[1] == 12 * (dense + experts)
-    assert state[2] == 12 * (dense / 2 + experts / 2)  # 8 GPUs of a stage, experts over 4: two replicas
-    all_experts_once = optimizer_bytes(parameters, Layout(**LAYOUT | {"expert": 8}), Policy())
-    assert all_experts_once == 12 * (dense / 2 + experts)
+def test_of_tensors_that_several_have_one_owns_each():
+    tensors = RankTensors(cut=(7, 5, 4, 4), whole=(1, 1, 1), tied=(9,), experts=(6, 6, 3), frozen=(100,))
+
+    def owned(**degrees: int) -> float:
+        return optimizer_bytes(tensors, Layout(**degrees), Policy()) / 12
+
+    assert owned(data=4) == sum((7, 5, 4, 4, 3, 9, 15))
+    # 7 + 4 and 5 + 4; two of three; the one; experts over both: 6 + 3 and 6.
+    assert owned(data=4, sharding=2, expert=2) == 11 + 2 + 9 + 15  # experts of another data rank's neighbour alone
+    assert owned(data=4, sharding=4, expert=1) == 7 + 1 + 9 + 6
+    assert owned(data=4, sharding=4, expert=2) == 7 + 1 + 9 + 9  # two of the four have the same experts
 
 
-def test_states_of_all_ranks_together_are_those_of_the_model_once():
-    layout = {"tensor": 1, "pipeline": 2, "data": 8, "expert": 4, "sharding": 8}
-    one = case(VARIANTS["all_sparse"], **layout)
-    together = sum(8 * rank_memory(one, rank).optimizer for rank in range(2))
-    held = [one.parameters(rank) for rank in range(2)]
-    parameters = sum(rank.cut + rank.whole + rank.tied for rank in held)
-    assert together == pytest.approx(12 * (parameters + 4 * sum(rank.experts for rank in held)))
+def test_the_fullest_owner_has_a_share_or_one_tensor_more():
+    one = case(VARIANTS["all_sparse"], pipeline=2, data=8, expert=4, sharding=8)
+    for rank in range(2):
+        tensors, parameters = one.tensors(rank), one.parameters(rank)
+        even = (parameters.cut + parameters.whole + parameters.tied) / 8 + parameters.experts / 2
+        more = sum(max(sizes, default=0) for sizes in (tensors.cut, tensors.whole, tensors.tied, tensors.experts))
+        assert even <= rank_memory(one, rank).optimizer / 12 < even + more
 
 
 def test_logits_exist_for_a_chunk_of_rows():

@@ -19,7 +19,7 @@ from ernie5.planning.search import (
     policies,
     search,
 )
-from ernie5.planning.stages import rank_parameters
+from ernie5.planning.tensors import rank_parameters
 from tests.planning.cases import CLUSTER, MODEL, STAGE, case
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def test_the_reports_layout_fits_with_recompute_alone(report: Case):
     assert list(case_refusals(kept, cluster)) == ["memory"]
     assert "activations takes" in case_refusals(kept, cluster)["memory"]
     plan = make_plan(report, cluster)
-    assert 30 < plan.memory.total / 2**30 < 45
+    assert 45 < plan.memory.total / 2**30 < 50  # 10 of them are the optimizer state of the embedding
     assert plan.time.bubble_share == pytest.approx(11 / (2 * 144))
 
 

@@ -7,7 +7,8 @@ from ernie5.config.load import load_model_config
 from ernie5.config.schema import ModelConfig
 from ernie5.planning.layout import Layout
 from ernie5.planning.parameters import count_parameters, flops_per_token
-from ernie5.planning.stages import cut_layers, piece_flops, rank_parameters, tail_flops
+from ernie5.planning.stages import cut_layers, piece_flops, tail_flops
+from ernie5.planning.tensors import rank_parameters
 from tests.planning.cases import VARIANTS
 
 SEQ_LEN = 64
