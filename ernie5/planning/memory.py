@@ -62,18 +62,19 @@ def optimizer_bytes(tensors: RankTensors, layout: Layout, policy: Policy) -> flo
     axis one owns each tensor and keeps its state; of the experts' tensors one of those that have the same experts. The
     largest tensor goes to whoever has least, for each kind of tensor anew.
     """
-    dense = [_owned(sizes, layout.sharding) for sizes in (tensors.cut, tensors.whole, tensors.tied)]
-    experts = _owned(tensors.experts, layout.expert_sharding)
-    step = layout.sharding // layout.expert_sharding
-    of_places = (sum(of_kind[i] for of_kind in dense) + experts[i // step] for i in range(layout.sharding))
-    return float(policy.bytes.state * max(of_places))
+    return float(policy.bytes.state * _fullest(tensors, layout.sharding, layout.expert_sharding))
 
 
 @lru_cache(maxsize=4096)
+def _fullest(tensors: RankTensors, sharding: int, expert_sharding: int) -> int:
+    """Parameters of the owner that has most."""
+    dense = [_owned(sizes, sharding) for sizes in (tensors.cut, tensors.whole, tensors.tied)]
+    experts, step = _owned(tensors.experts, expert_sharding), sharding // expert_sharding
+    return max(sum(of_kind[i] for of_kind in dense) + experts[i // step] for i in range(sharding))
+
+
 def _owned(sizes: tuple[int, ...], parts: int) -> list[int]:
     """What each of `parts` owners has of tensors of these sizes."""
-    if parts == 1:
-        return [sum(sizes)]
     owned = [(0, i) for i in range(parts)]  # a heap: the emptiest first
     for size in sorted(sizes, reverse=True):
         filled, i = owned[0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ernie5.config.schema import ModelConfig, VisionConfig
 from ernie5.planning.layout import Layout
@@ -37,7 +37,7 @@ class RankTensors:
     experts: Sizes
     frozen: Sizes
 
-    @property
+    @cached_property
     def parameters(self) -> RankParameters:
         return RankParameters(*(sum(getattr(self, kind)) for kind in KINDS))
 
@@ -45,7 +45,6 @@ class RankTensors:
 KINDS = ("cut", "whole", "tied", "experts", "frozen")
 
 
-@lru_cache(maxsize=4096)
 def rank_tensors(model: ModelConfig, layout: Layout, seq_len: int, rank: int) -> RankTensors:
     """Those of a GPU of pipeline rank `rank`, its pieces together.
 
@@ -53,7 +52,13 @@ def rank_tensors(model: ModelConfig, layout: Layout, seq_len: int, rank: int) ->
     `count_parameters(model).total`.
     """
     pieces = cut_layers(model, layout.pipeline, layout.virtual_stages, seq_len)[rank]
-    found = [one for piece in pieces for one in _piece(model, piece, layout, layout.pipeline == 1)]
+    degrees = Layout(pipeline=min(layout.pipeline, 2), tensor=layout.tensor, expert=layout.expert)  # all that matters
+    return _tensors(model, pieces, degrees)
+
+
+@lru_cache(maxsize=4096)
+def _tensors(model: ModelConfig, pieces: tuple[Piece, ...], layout: Layout) -> RankTensors:
+    found = [one for piece in pieces for one in _piece(model, piece, layout)]
     return RankTensors(*(tuple(size for of_kind, size in found if of_kind == kind) for kind in KINDS))
 
 
@@ -62,13 +67,13 @@ def rank_parameters(model: ModelConfig, layout: Layout, seq_len: int, rank: int)
     return rank_tensors(model, layout, seq_len, rank).parameters
 
 
-def _piece(model: ModelConfig, piece: Piece, layout: Layout, is_alone: bool) -> Iterator[tuple[str, int]]:
-    """(kind, size) of each tensor. is_alone: the pipeline has no other rank."""
+def _piece(model: ModelConfig, piece: Piece, layout: Layout) -> Iterator[tuple[str, int]]:
+    """(kind, size) of each tensor."""
     for i in range(piece.layers):
         yield from _layer(model, layout, i >= piece.dense_layers)
     hidden, vision, audio = model.hidden_size, model.vision, model.audio
     embeds_twice = model.tie_word_embeddings or model.num_nextn_predict_layers > 0
-    both = "whole" if is_alone else "tied"
+    both = "tied" if layout.pipeline > 1 else "whole"
     if piece.is_first or (piece.is_last and embeds_twice):
         yield both if embeds_twice else "whole", model.vocab_size * hidden
     if (piece.is_first or piece.is_last) and audio is not None:
