@@ -85,14 +85,17 @@ class CheckpointStore:
     def __init__(self, root: Path | str, keep: int = 2, ranks: "Ranks | None" = None):
         """`keep` newest checkpoints stay, beside the best. Removes what a killed save left behind.
 
-        The `ranks` of a run all make one and call `open` together; without them the process is alone.
+        The `ranks` of a run make one together and call `open` together; without them the process is alone.
         """
         if keep < 1:
             raise UserError(f"train.keep_checkpoints is {keep}; set 1 or more")
         self.root = Path(root)
         self.keep = keep
         self._ranks = ranks
-        self._recover()
+        if ranks is None:
+            self._recover()
+        else:
+            ranks.on_first(self._recover)  # it has claimed the folder
 
     def save(
         self,
