@@ -193,7 +193,13 @@ def parameter_lines(plan: Plan) -> list[str]:
     sizes = [plan.case.parameters(rank) for rank in ranks]
     lines = ["", f"layers of each pipeline rank: {' '.join(map(str, depth))} (the last has the head and the block too)"]
     lines.append(f"{'parameters of a GPU':<26}{'fewest':>16}{'most':>16}")
-    rows = {"cut by tensor": "cut", "whole": "whole", "experts": "experts", "total": "total"}
+    rows = {
+        "cut by tensor": "cut",
+        "whole": "whole",
+        "at both ends": "tied",
+        "experts": "experts",
+        "total": "total",
+    }
     for label, name in rows.items():
         values = [getattr(size, name) for size in sizes]
         lines.append(f"  {label:<24}{min(values):>16,}{max(values):>16,}")
