@@ -289,6 +289,7 @@ def validation_loss(folder: Path, manifest: Path, stage: StageConfig) -> "Score"
     from ernie5.modality.vision_codes import VisionCoder
     from ernie5.model.folder import from_pretrained
     from ernie5.model.subnet import full_subnet
+    from ernie5.parallel.parallelize import alone
     from ernie5.tokenizers.text import TextTokenizer
     from ernie5.train.evaluate import ValidationSet, evaluate
 
@@ -301,7 +302,7 @@ def validation_loss(folder: Path, manifest: Path, stage: StageConfig) -> "Score"
     coders = load_coders(folder, model.config)
     if coders.vision is not None:  # weighs scales as the training did
         coders = Coders(VisionCoder(coders.vision.tokenizer, stage.vision.scale_weight_power), coders.audio)
-    return evaluate(model, validation, full_subnet(model.config), stage.micro_batch_rows, coders)
+    return evaluate(alone(model), validation, full_subnet(model.config), stage.micro_batch_rows, coders)
 
 
 def tool(name: str, *arguments: object) -> None:

@@ -2,22 +2,28 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ernie5.config.load import model_from_dict
 from ernie5.config.schema import AttentionConfig, ModelConfig, MoEConfig
 from ernie5.errors import UserError
 from ernie5.model.checkpoint_names import to_folder_name
 from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.safetensors_file import dtype_tag
 from ernie5.model.weights import assign, load_tensors, save_tensors
 from ernie5.tokenizers.audio.speaker import SpeakerEncoder
 from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
+if TYPE_CHECKING:
+    from ernie5.model.safetensors_file import Storable
+
 ARCHITECTURE, MODEL_TYPE = "Ernie5ForCausalLM", "ernie5"
 VISION_TOKENIZER, AUDIO_TOKENIZER, SPEAKER_ENCODER = "vision_tokenizer", "audio_tokenizer", "speaker_encoder"  # folders
 _SECTIONS = {"attention": AttentionConfig, "moe": MoEConfig}
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 # written for the ecosystem's loaders; not settings of the model
 _ABOUT = {"architectures", "model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"}
 
@@ -31,10 +37,24 @@ def save_pretrained(
     speaker_encoder_dir: Path | None = None,
 ) -> Path:
     """Writes a folder that `from_pretrained` and the ecosystem's loaders read; the tokenizers' files are copied in."""
+    tokenizers = tokenizer_dir, vision_tokenizer_dir, audio_tokenizer_dir, speaker_encoder_dir
+    return save_folder(model.config, model.state_dict(), folder, *tokenizers)
+
+
+def save_folder(
+    config: ModelConfig,
+    tensors: "Mapping[str, Storable]",
+    folder: Path | str,
+    tokenizer_dir: Path | None = None,
+    vision_tokenizer_dir: Path | None = None,
+    audio_tokenizer_dir: Path | None = None,
+    speaker_encoder_dir: Path | None = None,
+) -> Path:
+    """As `save_pretrained`, of a model's tensors by name: they may lie in the files of a checkpoint."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors({to_folder_name(name): tensor for name, tensor in model.state_dict().items()}, folder)
-    dtype = str(model.text.embed_tokens.weight.dtype).removeprefix("paddle.")
+    save_tensors({to_folder_name(name): tensor for name, tensor in tensors.items()}, folder)
+    dtype = _DTYPES[dtype_tag(tensors["text.embed_tokens.weight"])]
     about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": dtype}
     token_ids = _copy_tokenizer(tokenizer_dir, folder) if tokenizer_dir is not None else {}
     if vision_tokenizer_dir is not None:
@@ -43,7 +63,7 @@ def save_pretrained(
         AudioTokenizer.from_pretrained(audio_tokenizer_dir).save_pretrained(folder / AUDIO_TOKENIZER)
     if speaker_encoder_dir is not None:
         SpeakerEncoder.from_pretrained(speaker_encoder_dir).save_pretrained(folder / SPEAKER_ENCODER)
-    _write_json(folder / "config.json", about | token_ids | flat_config(model.config))
+    _write_json(folder / "config.json", about | token_ids | flat_config(config))
     _write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
     return folder
 

@@ -3,19 +3,20 @@
 import paddle
 from paddle import nn
 
+from ernie5.parallel.initial import is_drawn, like
 from ernie5.parallel.pieces import Cut
 
 
 @paddle.no_grad()
 def cut_parameter(layer: nn.Layer, name: str, cut: Cut) -> None:
-    """Leaves a layer its piece of a parameter, under the same name."""
+    """Leaves a layer its piece of a parameter, under the same name; one without values stays without."""
     whole = getattr(layer, name)
-    piece = paddle.split(whole, cut.degree, axis=cut.axis)[cut.place]
-    parameter = layer.create_parameter(
-        piece.shape, dtype=whole.dtype, default_initializer=nn.initializer.Constant(0), is_bias=whole.ndim == 1
-    )
-    parameter.set_value(piece)
-    setattr(layer, name, parameter)
+    shape = list(whole.shape)
+    shape[cut.axis] //= cut.degree
+    piece = like(whole, layer, shape)
+    if is_drawn(whole):
+        piece.set_value(cut.piece(whole).contiguous())  # as in `initial.py`
+    setattr(layer, name, piece)
 
 
 class Elsewhere(nn.Layer):

@@ -105,6 +105,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def summed_by_name(values: dict[str, float], summed: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+    """Each of the values after `summed`, a sum over processes."""
+    return dict(zip(values, summed(np.array(list(values.values()))).tolist(), strict=True))
+
+
 def _all_reduce(tensor: paddle.Tensor, group: Group | None = None) -> None:
     guarded(lambda: dist.all_reduce(tensor, group=group))
 

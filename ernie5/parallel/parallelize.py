@@ -7,6 +7,7 @@ of it, and on one process nothing of it happens.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import paddle
 from paddle import Tensor
 
 from ernie5.modality.batch import Batch
@@ -14,7 +15,7 @@ from ernie5.modality.unified import UnifiedSequence
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
 from ernie5.parallel.context import ContextParallelAttention
-from ernie5.parallel.data_parallel import Ranks
+from ernie5.parallel.data_parallel import ALONE, Ranks
 from ernie5.parallel.expert import spread_experts
 from ernie5.parallel.mesh import Mesh
 from ernie5.parallel.pieces import Cut
@@ -29,7 +30,8 @@ class ParallelModel:
     """This process's part of a model. All processes of the run make it, and call its methods, together."""
 
     def __init__(self, model: Ernie5ForCausalLM, ranks: Ranks, mesh: Mesh, layer_counts: Sequence[int]):
-        """The whole model loses what others have. `layer_counts`: layers of each of the pieces that stages hold."""
+        """The whole model, drawn or not, loses what others have. `layer_counts`: layers of each of the pieces that
+        stages hold."""
         self.model, self.ranks, self.mesh, self._place = model, ranks, mesh, mesh.place(ranks.rank)
         self.cuts: dict[str, Cut] = {}  # of parameters of which this process has a piece
         self._pipeline, self._share_tokens = None, TokenShare(mesh, ranks.rank)
@@ -59,6 +61,12 @@ class ParallelModel:
         """This process's part of stacked rows [batch, seq], which its stage's tensor and context groups share."""
         return share_rows(rows, self._place.data, self.mesh.data)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Times the rows of a micro-batch: those that a forward pass of all processes takes, none of them idle."""
+        passes = self._pipeline.fewest_tasks if self._pipeline is not None else 1
+        return passes * self.mesh.data
+
     def most_rows(self, rows: UnifiedSequence) -> int:
         """That any process has of them."""
         return -(-len(rows.input_ids) // self.mesh.data)
@@ -66,6 +74,10 @@ class ParallelModel:
     def share_tokens(self, batch: Batch) -> Batch:
         """This process's tokens of its rows."""
         return self._share_tokens.of(batch)
+
+    def share_places(self, values: np.ndarray) -> np.ndarray:
+        """Of values [rows, seq] of its rows those of its tokens, [rows, own]."""
+        return values[:, self._share_tokens.own(values.shape[1])]
 
     def forward_backward(self, tasks: Sequence[Task], subnet: Subnet) -> list[dict[int, Tensor]]:
         """Adds up the gradients of the tasks' objectives -> loads by layer id of those that route, of this process."""
@@ -80,6 +92,15 @@ class ParallelModel:
             if task.counts:
                 loads.append(losses.tokens_per_expert)
         return loads
+
+    @paddle.no_grad()
+    def forward(self, tasks: Sequence[Task], subnet: Subnet) -> None:
+        """Gives the tasks' objectives the losses of next groups of tokens, where this process makes any."""
+        if self._pipeline is not None:
+            self._pipeline.forward(tasks, subnet)
+            return
+        for task in tasks:
+            task.objective(self.model.validation_losses(task.batch, subnet))
 
     def summed_over_tokens(self, values: np.ndarray) -> np.ndarray:
         """The sum over the processes that have the tokens of a step between them, each once."""
@@ -131,3 +152,8 @@ def share_rows(rows: UnifiedSequence, part: int, parts: int) -> UnifiedSequence:
     """Of stacked rows [batch, seq] one of `parts` runs of neighbours, of even numbers."""
     count = len(rows.input_ids)
     return rows.part(count * part // parts, count * (part + 1) // parts)
+
+
+def alone(model: Ernie5ForCausalLM) -> ParallelModel:
+    """A model that one process has to itself."""
+    return ParallelModel(model, ALONE, Mesh(), [model.config.num_hidden_layers])

@@ -81,11 +81,26 @@ class Pipeline:
 
     def forward_backward(self, tasks: Sequence[Task], subnet: Subnet) -> dict[int, paddle.Tensor]:
         """Gradients of the sum of the objectives, added up; -> the loads of this process's layers that route."""
+        self._begin(tasks, subnet)
+        self._schedule(len(tasks)).forward_backward_pipeline(_Nothing(), None)
+        return self._loads
+
+    def forward(self, tasks: Sequence[Task], subnet: Subnet) -> None:
+        """Gives the objectives the losses of next groups of tokens, on the last stage; batches are of one shape."""
+        self._begin(tasks, subnet)
+        schedule = self._schedule(len(tasks))
+        schedule.eval_batch(_Nothing(), compute_loss=False)
+        schedule._p2p_helper.clear_meta_cache()  # as it does itself behind a step: shapes may change
+
+    @property
+    def fewest_tasks(self) -> int:
+        """That keep all stages at work; fleet interleaves no fewer."""
+        return self._mesh.pipeline * (2 if self._virtual > 1 else 1)
+
+    def _begin(self, tasks: Sequence[Task], subnet: Subnet) -> None:
         self._tasks, self._subnet, self._seen = tasks, subnet, [0] * len(self._layers)
         self._walks: dict[int, Walk] = {}
         self._loads: dict[int, paddle.Tensor] = {}
-        self._schedule(len(tasks)).forward_backward_pipeline(_Nothing(), None)
-        return self._loads
 
     def _piece(self, place: int) -> Callable[[paddle.Tensor], paddle.Tensor]:
         own = self._layers[place]
@@ -106,7 +121,10 @@ class Pipeline:
             if place < len(self._layers) - 1:
                 self._collect(task, loads)
                 return residual if residual is not hidden_states else residual * 1.0
-            losses = model.losses(model.decoder.read(residual, loads), task.batch, walk, self._subnet)
+            decoded = model.decoder.read(residual, loads)
+            if not paddle.is_grad_enabled():
+                return task.objective(model.next_group_losses(decoded, task.batch, walk))
+            losses = model.losses(decoded, task.batch, walk, self._subnet)
             self._collect(task, losses.tokens_per_expert)
             return task.objective(losses)
 

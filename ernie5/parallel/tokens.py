@@ -22,9 +22,7 @@ class TokenShare:
         place, because attention works on all tokens that a tensor group has together."""
         if self.is_everything:
             return batch
-        seq_len, degree = batch.input_ids.shape[1], self._mesh.context
-        together = own_tokens(seq_len, degree, self._place.context) if degree > 1 else np.arange(seq_len)
-        own = np.split(together, self._mesh.tensor)[self._place.tensor]
+        together, own = self._together(batch.input_ids.shape[1]), self.own(batch.input_ids.shape[1])
         local = _local_places(*batch.input_ids.shape, own)
 
         def cut(tensor: paddle.Tensor, tokens: np.ndarray = own) -> paddle.Tensor:
@@ -42,6 +40,15 @@ class TokenShare:
             vision=_vision(batch.vision, local),
             audio=_audio(batch.audio, local),
         )
+
+    def own(self, seq_len: int) -> np.ndarray:
+        """Places of a row whose tokens are here."""
+        return np.split(self._together(seq_len), self._mesh.tensor)[self._place.tensor]
+
+    def _together(self, seq_len: int) -> np.ndarray:
+        """Those that the tensor group has together."""
+        degree = self._mesh.context
+        return own_tokens(seq_len, degree, self._place.context) if degree > 1 else np.arange(seq_len)
 
 
 def _local_places(rows: int, seq_len: int, own: np.ndarray) -> np.ndarray:

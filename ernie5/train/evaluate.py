@@ -7,11 +7,16 @@ from typing import NamedTuple
 import paddle
 
 from ernie5.config.schema import MemberConfig
+from ernie5.data.packing import build_row
 from ernie5.elastic.sampler import member_subnet
 from ernie5.modality.batch import NO_CODERS, Coders, make_batch
 from ernie5.modality.unified import UnifiedSequence, stack
-from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.ernie5 import Losses
 from ernie5.model.subnet import Subnet, full_subnet
+from ernie5.parallel.data_parallel import summed_by_name
+from ernie5.parallel.parallelize import ParallelModel
+from ernie5.parallel.pipeline import Task
+from ernie5.train.expert_use import ExpertWatch
 
 MODALITIES = ("text", "vision", "audio")
 
@@ -38,39 +43,64 @@ class Score(NamedTuple):
 
 
 def evaluate_members(
-    model: Ernie5ForCausalLM,
-    validation: ValidationSet,
+    parallel: ParallelModel,
+    validation: ValidationSet | None,
     members: tuple[MemberConfig, ...],
     rows_per_batch: int,
     coders: Coders = NO_CODERS,
 ) -> tuple[Score, dict[str, Score]]:
     """The full model's score and that of each named member of the elastic family."""
+    config = parallel.model.config
 
     def score(subnet: Subnet) -> Score:
-        return evaluate(model, validation, subnet, rows_per_batch, coders)
+        return evaluate(parallel, validation, subnet, rows_per_batch, coders)
 
-    return score(full_subnet(model.config)), {m.name: score(member_subnet(model.config, m)) for m in members}
+    return score(full_subnet(config)), {member.name: score(member_subnet(config, member)) for member in members}
 
 
 @paddle.no_grad()
 def evaluate(
-    model: Ernie5ForCausalLM,
-    validation: ValidationSet,
+    parallel: ParallelModel,
+    validation: ValidationSet | None,
     subnet: Subnet,
     rows_per_batch: int,
     coders: Coders = NO_CODERS,
+    watch: ExpertWatch | None = None,
 ) -> Score:
-    """The losses of next groups of tokens alone; the multi-token prediction block does not run."""
-    model.eval()
-    sums, weights = dict.fromkeys(MODALITIES, 0.0), dict.fromkeys(MODALITIES, 0.0)
-    for start in range(0, len(validation.rows), rows_per_batch):
-        batch = make_batch(stack(validation.rows[start : start + rows_per_batch]), coders)
-        losses, of_batch = model.validation_losses(batch, subnet), batch.weights()
+    """The losses of next groups of tokens alone; the multi-token prediction block does not run.
+
+    All processes call it together, share the rows and get the score; the first one has `validation`. `watch` is told
+    what is read.
+    """
+    ranks, sums, weights = parallel.ranks, dict.fromkeys(MODALITIES, 0.0), dict.fromkeys(MODALITIES, 0.0)
+
+    def add(losses: Losses) -> paddle.Tensor:
         for name in MODALITIES:
             if (loss := getattr(losses, name)) is not None:
                 sums[name] += float(loss)
+        return losses.text
+
+    parallel.model.eval()
+    count, num_bytes = ranks.from_first((len(validation.rows), validation.num_bytes) if validation else None)
+    at_once = rows_per_batch * parallel.rows_at_once
+    for start in range(0, count, at_once):
+        idle = start + at_once - count if parallel.mesh.is_model_shared else 0
+        rows = ranks.from_first(_stacked(validation.rows[start : start + at_once], idle) if validation else None)
+        parts = parallel.share(rows).split(rows_per_batch)
+        batches = [parallel.share_tokens(make_batch(part, coders)) for part in parts]
+        if watch is not None:
+            watch.expect(parallel.share_places(part.token_kind) for part in parts)
+        for of_batch in (batch.weights() for batch in batches):
+            for name in MODALITIES:
                 weights[name] += of_batch[name]
-    model.train()
+        parallel.forward([Task(batch, add) for batch in batches], subnet)
+    parallel.model.train()
+    sums, weights = summed_by_name(sums, ranks.summed), summed_by_name(weights, parallel.summed_over_tokens)
     means = {name: sums[name] / weights[name] if weights[name] else None for name in MODALITIES}
-    bits_per_byte = sums["text"] / math.log(2) / validation.num_bytes if validation.num_bytes else None
+    bits_per_byte = sums["text"] / math.log(2) / num_bytes if num_bytes else None
     return Score(means["text"], bits_per_byte, means["vision"], means["audio"])
+
+
+def _stacked(rows: list[UnifiedSequence], idle: int) -> UnifiedSequence:
+    """With `idle` rows of pads behind them: where a model is shared, all processes have to be there."""
+    return stack([*rows, *[build_row([], len(rows[0].input_ids), pad_id=0)] * max(0, idle)])

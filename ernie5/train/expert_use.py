@@ -4,56 +4,79 @@ The report counts, for each task, the share of its tokens that select an expert 
 all modalities use and others that one does. Beside that we give one number a layer: the mutual information.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ernie5.config.schema import ModelConfig
 from ernie5.layers.router import Router
 from ernie5.modality.unified import TokenKind, UnifiedSequence
+from ernie5.model.block import Block
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.ops.router import Routing
+from ernie5.parallel.data_parallel import Ranks
 
 KINDS = tuple(kind for kind in TokenKind if kind != TokenKind.PADDING)
 
 
-@contextmanager
-def watch_experts(model: Ernie5ForCausalLM, rows: Sequence[UnifiedSequence]) -> Iterator[dict[int, np.ndarray]]:
-    """Layer id -> int64 [kinds, experts]: how often tokens of each of KINDS are sent to each expert.
+class ExpertWatch:
+    """Layer id -> int64 [kinds, experts] in `counts`: how often tokens of each of KINDS are sent to each expert.
 
-    Filled while `rows` go through the decoder, each once, in order and in batches of any size. The routers are observed
-    from outside, and as they were afterwards.
+    Of the layers that this process has, and of the tokens that it was told to expect and that have then gone through.
     """
-    kinds = np.concatenate([row.token_kind for row in rows])
-    layers = {layer_id: block.mlp.gate for layer_id, block in enumerate(model.decoder.layers) if block.routes}
-    counts = {layer_id: np.zeros([len(KINDS), router.weight.shape[1]], np.int64) for layer_id, router in layers.items()}
-    hooks = [
-        router.register_forward_post_hook(_Counter(kinds, counts[layer_id])) for layer_id, router in layers.items()
-    ]
-    try:
-        yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()
 
+    def __init__(self, routers: Mapping[int, Router]):
+        self.counts = {
+            layer_id: np.zeros([len(KINDS), router.weight.shape[1]], np.int64) for layer_id, router in routers.items()
+        }
+        self._kinds = np.zeros([0], np.int64)  # of the tokens to come; each layer has its own place in them
+        self._seen = dict.fromkeys(routers, 0)
 
-class _Counter:
-    """Of one layer: what it has seen of the rows so far is where the next batch begins."""
+    def expect(self, kinds: Iterable[np.ndarray]) -> None:
+        """The kinds of tokens, of any shape, that go through the decoder next, in order and in batches of any size."""
+        self._kinds = np.concatenate([self._kinds, *(one.ravel() for one in kinds)])
 
-    def __init__(self, kinds: np.ndarray, counts: np.ndarray):
-        self.kinds, self.counts, self.seen = kinds, counts, 0
-
-    def __call__(self, _router: Router, _inputs: tuple, routing: Routing) -> None:
-        topk_ids = routing.topk_ids.numpy()  # [tokens, top_k]
-        kinds = self.kinds[self.seen : self.seen + len(topk_ids)]
-        self.seen += len(topk_ids)
+    def see(self, layer_id: int, topk_ids: np.ndarray) -> None:
+        """topk_ids [tokens, top_k] of the next tokens of a layer."""
+        seen = self._seen[layer_id]
+        self._seen[layer_id] += len(topk_ids)
+        kinds = self._kinds[seen : seen + len(topk_ids)]
         for row, kind in enumerate(KINDS):
-            self.counts[row] += np.bincount(topk_ids[kinds == kind].ravel(), minlength=self.counts.shape[1])
+            chosen = topk_ids[kinds == kind].ravel()
+            self.counts[layer_id][row] += np.bincount(chosen, minlength=self.counts[layer_id].shape[1])
+
+
+@contextmanager
+def watch_experts(model: Ernie5ForCausalLM) -> Iterator[ExpertWatch]:
+    """The routers of this process's layers are observed from outside, and as they were afterwards."""
+    layers = enumerate(model.decoder.layers)
+    routers = {layer_id: layer.mlp.gate for layer_id, layer in layers if isinstance(layer, Block) and layer.routes}
+    watch = ExpertWatch(routers)
+
+    def hook(layer_id: int) -> Callable[[Router, tuple, Routing], None]:
+        return lambda _router, _inputs, routing: watch.see(layer_id, routing.topk_ids.numpy())
+
+    hooks = [router.register_forward_post_hook(hook(layer_id)) for layer_id, router in routers.items()]
+    try:
+        yield watch
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+def counts_of_all(watch: ExpertWatch, ranks: Ranks, config: ModelConfig) -> dict[int, np.ndarray]:
+    """The counts of all processes, each of which saw tokens or layers of its own. All call it together."""
+    total = np.zeros([config.num_hidden_layers, len(KINDS), config.moe.num_experts], np.int64)
+    for layer_id, count in watch.counts.items():
+        total[layer_id] = count
+    total = ranks.summed(total)
+    return {layer_id: count for layer_id, count in enumerate(total) if count.any()}
 
 
 def expert_use(counts: Mapping[int, np.ndarray], rows: Sequence[UnifiedSequence]) -> dict[str, Any]:
-    """What a run's log holds of `watch_experts`: of the kinds that occur, in the order of the layers that route.
+    """What a run's log holds of `counts_of_all`: of the kinds that occur, in the order of the layers that route.
 
     `tokens`: of each kind. `shares`: a layer's by kind, the share of the kind's tokens that each expert gets; they sum
     to top-k. `bits`: a layer's mutual information.

@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import paddle
 from tqdm import tqdm
 
@@ -32,10 +31,12 @@ from ernie5.errors import UserError
 from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
-from ernie5.model.folder import save_pretrained
-from ernie5.model.weights import assign
+from ernie5.model.folder import save_folder
+from ernie5.model.weights import assign, load_tensors
 from ernie5.ops import backend
+from ernie5.parallel.cutting import Elsewhere
 from ernie5.parallel.data_parallel import Ranks, check_same, join
+from ernie5.parallel.initial import draw, undrawn
 from ernie5.parallel.mesh import Mesh, make_mesh
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pieces import gather_to_first, own_pieces
@@ -50,6 +51,7 @@ from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.audio_tokenizer import RunAudio
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
+from ernie5.train.manifest import folder_name
 from ernie5.train.metrics import MetricsLog, read_metrics
 from ernie5.train.optimizer import build_optimizer
 from ernie5.train.optimizer_state import export_optimizer, import_optimizer, state_cuts
@@ -98,11 +100,14 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     audio = RunAudio(config, run_dir, checkpoint is not None, ranks.is_first) if config.model.audio else None
     audio_coder = audio.coder() if audio else None  # one, because it remembers codes
     pool = _encoding_pool(config, vision, audio, ranks, stack) if config.services.num_workers else None
-    model = build_model(config, precision)
-    if vision is not None and checkpoint is None:
-        model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
+    model = undrawn(lambda: Ernie5ForCausalLM(config.model))
+    recompute_blocks(model, config.train.recompute)
     counts = layer_counts(config.model, mesh.pipeline * config.parallel.virtual_stages, config.stages[0].max_seq_len)
     parallel = ParallelModel(model, ranks, mesh, counts)
+    draw(model, config.train.seed, parallel.cuts)
+    cast_parameters(model, precision)
+    if vision is not None and checkpoint is None and not isinstance(model.vision_understanding, Elsewhere):
+        model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
     optimizer = build_optimizer(model, config.optimizer, parallel.owned())
 
     def whole_model() -> Ernie5ForCausalLM | None:
@@ -111,7 +116,9 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
         tensors = gather_to_first(ranks, model.state_dict(), parallel.cuts)
         if tensors is None:
             return None
-        whole = build_model(config, precision)
+        whole = undrawn(lambda: Ernie5ForCausalLM(config.model))
+        draw(whole, config.train.seed, {})
+        cast_parameters(whole, precision)
         assign(whole.state_dict().items(), tensors, "the processes of this run")
         return whole
 
@@ -145,7 +152,6 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             _restore(trainer, checkpoint, audio)
         finished = trainer.fit()
         saver.finish()
-        whole_model()
         return finished
     validation_set = _Validation(validation, tokenizer, config)
     # What is wrong with them shows now, not after hours.
@@ -202,7 +208,10 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             _report(run_dir)
     vision_dir = vision.folders[trainer.state.vision_bits or vision.most_bits] if vision else None
     audio_dirs = (audio.folder, audio.speaker_folder) if audio else ()
-    save_pretrained(whole_model(), run_dir / "model", tokenizer_dir, vision_dir, *audio_dirs)
+    saved = store.root / folder_name(trainer.state.step)
+    if saved.exists():  # it was stopped before the first step, or the weights are there
+        tensors = load_tensors(saved, "model")
+        save_folder(config.model, tensors, run_dir / "model", tokenizer_dir, vision_dir, *audio_dirs)
     if not finished:
         logger.info("stopped at step %d and saved: go on with --resume auto", trainer.state.step)
     return finished
@@ -234,17 +243,6 @@ def _report(run_dir: Path) -> None:
         logger.info("report: %s", write_report(run_dir))
     except (OSError, ValueError, KeyError) as error:
         logger.warning("no report: %s", error)
-
-
-def build_model(config: Config, precision: str) -> Ernie5ForCausalLM:
-    """The model of a run with its initial weights: a function of the seed, whatever was built in the process before."""
-    paddle.seed(config.train.seed)
-    np.random.seed(config.train.seed)
-    with paddle.utils.unique_name.guard():
-        model = Ernie5ForCausalLM(config.model)
-    cast_parameters(model, precision)
-    recompute_blocks(model, config.train.recompute)
-    return model
 
 
 def _encoding_pool(

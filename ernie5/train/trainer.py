@@ -23,14 +23,14 @@ from ernie5.modality.batch import Batch, Coders, make_batch
 from ernie5.modality.unified import UnifiedSequence, stack
 from ernie5.model.ernie5 import Ernie5ForCausalLM, Losses
 from ernie5.model.subnet import Subnet, full_subnet
-from ernie5.parallel.data_parallel import first_named
+from ernie5.parallel.data_parallel import first_named, summed_by_name
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pipeline import Task
 from ernie5.parallel.straggler import Stragglers
 from ernie5.services.pool import EncodingPool
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
-from ernie5.train.expert_use import expert_use, watch_experts
+from ernie5.train.expert_use import counts_of_all, expert_use, watch_experts
 from ernie5.train.metrics import MetricsLog
 from ernie5.train.modality_balance import averaged, balance_weights
 from ernie5.train.modality_gradients import modality_gradient_norms
@@ -115,7 +115,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the loop calls and does not own: the first two on all processes, the others on the first."""
+    """What the loop calls and does not own: the first three on all processes, the others on the first."""
 
     save: Callable[..., None]  # state, loader state, score; is_emergency: by the first alone
     poll: Callable[[], None]  # between steps
@@ -194,10 +194,10 @@ class Trainer:
             raise KeyboardInterrupt
         self.asked_by = number
 
-    def _on_first(self, work: Callable[[Ernie5ForCausalLM], T]) -> T | None:
-        """What the first process makes of the whole model; the others give it their parts, wait, and get None."""
-        whole, made = self.services.whole_model(), []
-        self.ranks.on_first(lambda: made.append(work(whole)))
+    def _on_first(self, work: Callable[[], T]) -> T | None:
+        """What the first process makes; the others wait, however long, and get None."""
+        made: list[T] = []
+        self.ranks.on_first(lambda: made.append(work()))
         return made[0] if made else None
 
     def _must_stop(self) -> bool:
@@ -315,7 +315,7 @@ class Trainer:
         """Gradients of the mean over the whole batch, however it is cut. `idle` has no part in it."""
         of_batches = [batch.weights() for batch in batches]
         own = {name: sum(weight[name] for weight in of_batches) for name in shares}
-        weights = self._summed(own, self.parallel.summed_over_tokens)
+        weights = summed_by_name(own, self.parallel.summed_over_tokens)
         weights["mtp"] *= self.config.model.num_nextn_predict_layers > 0
         if not any(weights[name] for name in shares if name != "mtp"):
             raise Fault(
@@ -337,11 +337,8 @@ class Trainer:
         self.balance.sum_over(self.ranks)
         self.parallel.sum_gradients()
         self.own_losses = dict(sums)
-        sums = self._summed(sums, self.ranks.summed)
+        sums = summed_by_name(sums, self.ranks.summed)
         return StepLosses(**{name: sums[name] / weights[name] if weights[name] else None for name in shares})
-
-    def _summed(self, values: dict[str, float], summed: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-        return dict(zip(values, summed(np.array(list(values.values()))).tolist(), strict=True))
 
     def _stop_on_nan(self, loss: float) -> None:
         origin = self._named(next((name for name, one in self.own_losses.items() if not math.isfinite(one)), None))
@@ -369,11 +366,11 @@ class Trainer:
         train, step = self.config.train, self.state.step
         score = None
         if train.eval_steps and step % train.eval_steps == 0:
-            score = self._on_first(lambda model: self._evaluate(model, stage, complete=False, bar=bar).rank)
+            score = self._evaluate(stage, complete=False, bar=bar).rank
         if train.save_steps and step % train.save_steps == 0:
             self._save(score)
         if train.sample_steps and step % train.sample_steps == 0:
-            self._on_first(lambda model: self._sample(model, bar))
+            self._sample(bar)
 
     def _finish(self) -> None:
         """The last evaluation reads the whole validation set; the last checkpoint is the run's end."""
@@ -383,28 +380,31 @@ class Trainer:
             self._write("event", text=f"stopped by {name}")
             return
         stage = self.config.stages[min(self.state.stage_id, len(self.config.stages) - 1)]
-        score = self._on_first(lambda model: self._last_score(model, stage))
+        score = self._last_score(stage)
         self.state = replace(self.state, is_finished=True)
         self._save(score)
-        self._on_first(self._sample)
+        if self.config.train.sample_steps or not self.parallel.mesh.is_model_shared:
+            self._sample()
 
-    def _last_score(self, model: Ernie5ForCausalLM, stage: StageConfig) -> float:
+    def _last_score(self, stage: StageConfig) -> float:
         """Evaluates on everything, and on what earlier checkpoints were scored on, which is the score."""
-        self._evaluate(model, stage, complete=True)
-        quick = self.services.validation(stage.max_seq_len, False)
-        with watch_experts(model, quick.rows) as counts:
-            score = evaluate(
-                model, quick, full_subnet(self.config.model), stage.micro_batch_rows, self._current_coders(stage)
-            )
-        if counts:
+        self._evaluate(stage, complete=True)
+        quick, subnet = self._validation(stage, complete=False), full_subnet(self.config.model)
+        coders = self._current_coders(stage)
+        with watch_experts(self.model) as watch:
+            score = evaluate(self.parallel, quick, subnet, stage.micro_batch_rows, coders, watch)
+        counts = counts_of_all(watch, self.ranks, self.config.model)
+        if counts and quick is not None:
             self._write("expert_use", **expert_use(counts, quick.rows))
         return score.rank
 
-    def _evaluate(self, model: Ernie5ForCausalLM, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
-        validation = self.services.validation(stage.max_seq_len, complete)
-        full, members = evaluate_members(
-            model, validation, self.config.members, stage.micro_batch_rows, self._current_coders(stage)
-        )
+    def _validation(self, stage: StageConfig, complete: bool) -> ValidationSet | None:
+        """Of the first process, which has to read and pack it once."""
+        return self._on_first(lambda: self.services.validation(stage.max_seq_len, complete))
+
+    def _evaluate(self, stage: StageConfig, complete: bool, bar: tqdm | None = None) -> Score:
+        validation, coders = self._validation(stage, complete), self._current_coders(stage)
+        full, members = evaluate_members(self.parallel, validation, self.config.members, stage.micro_batch_rows, coders)
         self._write(
             "eval",
             tokens=self.state.tokens,
@@ -414,13 +414,20 @@ class Trainer:
         )
         others = "; ".join(f"{name} {_said(score)}" for name, score in members.items())
         line = f"step {self.state.step}: validation loss {full.loss:.4f}, {_said(full)}"
-        _say(line + (f" ({others})" if others else ""), bar)
+        if self.ranks.is_first:
+            _say(line + (f" ({others})" if others else ""), bar)
         return full
 
-    def _sample(self, model: Ernie5ForCausalLM, bar: tqdm | None = None) -> None:
-        for shown in self.services.show_samples(model, self.state.step, self.state.vision_bits):
-            self._write("sample", **shown._asdict())
-            _say(_line(shown).replace("\n", "\n       | "), bar)
+    def _sample(self, bar: tqdm | None = None) -> None:
+        """By the first process, which gets the whole model for it."""
+        model = self.services.whole_model()
+
+        def show() -> None:
+            for shown in self.services.show_samples(model, self.state.step, self.state.vision_bits):
+                self._write("sample", **shown._asdict())
+                _say(_line(shown).replace("\n", "\n       | "), bar)
+
+        self._on_first(show)
 
     def _current_coders(self, stage: StageConfig) -> Coders:
         """With the tokenizers that the last step used."""

@@ -91,7 +91,8 @@ def test_loss_and_every_gradient_equal_those_of_transformers(golden):
     for name, expected in golden.gradients.items():
         scale = np.abs(expected).max()
         assert scale > 0, name
-        np.testing.assert_allclose(theirs[name], expected, rtol=1e-4, atol=2e-6 * scale, err_msg=name)
+        # Measured: 2e-6 of the largest on one processor, 3e-6 on another.
+        np.testing.assert_allclose(theirs[name], expected, rtol=1e-4, atol=1e-5 * scale, err_msg=name)
 
 
 def test_conversion_there_and_back_is_exact(golden):

@@ -35,7 +35,8 @@ def write_run(folder: Path) -> Path:
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     tree["model"] |= {"audio": asdict(AUDIO), "num_hidden_layers": 5}
     tree["stages"][0] |= {"batch_tokens": 960, "num_tokens": 960 * 20, "elastic": ELASTIC}
-    tree["train"] |= {"save_steps": 10}
+    tree["train"] |= {"save_steps": 10, "eval_steps": 10}
+    tree["members"] = [{"name": "small", "num_layers": 4, "num_experts": 4, "top_k": 1}]
     tree["tokenizer"] |= {
         "audio": str(audio_tokenizer().save_pretrained(folder / "audio_tokenizer")),
         "speaker": str(speaker_encoder().save_pretrained(folder / "speaker")),

@@ -71,11 +71,25 @@ def assert_same(a: Path, b: Path) -> None:
         assert ours.keys() == theirs.keys()
         for name, values in ours.items():
             assert values["loss"] == pytest.approx(theirs[name]["loss"], rel=1e-5), name
+    for ours, theirs in zip(*(records(run, "eval") for run in (a, b)), strict=True):
+        assert scores(theirs) == pytest.approx(scores(ours), rel=1e-5)
+    (ours,), (theirs,) = (records(run, "expert_use") for run in (a, b))
+    assert (theirs["layers"], theirs["tokens"]) == (ours["layers"], ours["tokens"])
+    for use in zip(ours["shares"], theirs["shares"], strict=True):
+        for kind, tokens in ours["tokens"].items():  # a choice may tip over the last digits
+            np.testing.assert_allclose(use[1][kind], use[0][kind], atol=2 / tokens)
     for part in ("model", "optimizer"):
         tensors = [load_tensors(run / "checkpoints" / "step_00000020", part) for run in (a, b)]
         assert tensors[0].keys() == tensors[1].keys()
         for name, tensor in tensors[0].items():
             np.testing.assert_allclose(tensors[1][name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def scores(record: dict) -> dict[str, float]:
+    """Of the whole model and of the member of an "eval" record."""
+    found = {"full": record, **record["members"]}
+    names = ("loss", "bits_per_byte", "loss_vision", "loss_audio")
+    return {f"{member} {name}": score[name] for member, score in found.items() for name in names}
 
 
 def test_the_run_has_all_modalities_and_draws(one):

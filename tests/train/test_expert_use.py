@@ -10,8 +10,10 @@ from ernie5.inference.show import show
 from ernie5.modality.unified import TokenKind
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import full_subnet
+from ernie5.parallel.data_parallel import ALONE
+from ernie5.parallel.parallelize import alone
 from ernie5.train.evaluate import ValidationSet, evaluate
-from ernie5.train.expert_use import KINDS, expert_use, mutual_information, watch_experts
+from ernie5.train.expert_use import KINDS, counts_of_all, expert_use, mutual_information, watch_experts
 from ernie5.train.run import run
 from tests.runs import records
 from tests.sequences import packed_row, random_documents
@@ -38,9 +40,9 @@ def rows():
 
 
 def counted(model, rows, rows_per_batch) -> dict[int, np.ndarray]:
-    with watch_experts(model, rows) as counts:
-        evaluate(model, ValidationSet(rows, 1), full_subnet(model.config), rows_per_batch)
-    return counts
+    with watch_experts(model) as watch:
+        evaluate(alone(model), ValidationSet(rows, 1), full_subnet(model.config), rows_per_batch, watch=watch)
+    return counts_of_all(watch, ALONE, model.config)
 
 
 def test_counts_are_the_routers_choices_by_kind_without_padding(model, rows):
@@ -66,15 +68,13 @@ def test_counts_do_not_depend_on_the_batches(model, rows):
 
 
 def test_watching_changes_nothing_and_ends(model, rows):
-    validation, subnet = ValidationSet(rows, 1), full_subnet(model.config)
-    before = evaluate(model, validation, subnet, 2)
-    with watch_experts(model, rows) as counts:
-        assert evaluate(model, validation, subnet, 2) == before
-    with watch_experts(model, rows) as counts:
-        evaluate(model, ValidationSet(rows[:1], 1), subnet, 1)
-    seen = {layer_id: count.copy() for layer_id, count in counts.items()}
-    evaluate(model, ValidationSet(rows[1:], 1), subnet, 1)
-    assert all((counts[layer_id] == seen[layer_id]).all() for layer_id in seen)
+    validation, subnet, parallel = ValidationSet(rows, 1), full_subnet(model.config), alone(model)
+    before = evaluate(parallel, validation, subnet, 2)
+    with watch_experts(model) as watch:
+        assert evaluate(parallel, validation, subnet, 2, watch=watch) == before
+    seen = {layer_id: count.copy() for layer_id, count in watch.counts.items()}
+    evaluate(parallel, validation, subnet, 1, watch=watch)
+    assert all((watch.counts[layer_id] == seen[layer_id]).all() for layer_id in seen)
 
 
 def test_record_has_the_share_of_each_kind_s_tokens(model, rows):
@@ -120,8 +120,10 @@ def test_router_that_parts_two_kinds_shows_one_bit(model, rows):
     kinds = np.concatenate([row.token_kind for row in rows])
     states = np.zeros([len(kinds), weight.shape[0]], np.float32)
     states[:, 0] = np.where(kinds == TokenKind.TEXT, 1, -1)
-    with watch_experts(model, rows) as counts:
+    with watch_experts(model) as watch:
+        watch.expect([kinds])
         router(paddle.to_tensor(states), paddle.zeros([EXPERTS]), 2)
+    counts = watch.counts
     assert expert_use({1: counts[1]}, rows)["bits"] == [pytest.approx(1.0)]
     assert counts[1][KINDS.index(TokenKind.TEXT), :2].all() and counts[1][KINDS.index(TokenKind.AUDIO), 6:].all()
 
