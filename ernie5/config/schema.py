@@ -297,7 +297,7 @@ class TrainConfig:
     max_steps: int = 0  # stop early; 0: when the stages are done
     log_steps: int = 10
     eval_steps: int = 100
-    sample_steps: int = 200
+    sample_steps: int = 200  # 0: none at the end either where processes share the model, which no one then gathers
     save_steps: int = 200
     keep_checkpoints: int = 2  # newest ones kept, beside the best
     async_save: bool = False  # checkpoints are written beside the next steps, from a copy of weights and state
