@@ -92,6 +92,7 @@ class CheckpointStore:
         self.root = Path(root)
         self.keep = keep
         self._ranks = ranks
+        self._num_begun = 0
         if ranks is None:
             self._recover()
         else:
@@ -119,9 +120,10 @@ class CheckpointStore:
         return self.commit(temporary, files, step=step, **described)
 
     def begin(self, step: int) -> Path:
-        """A folder to write a checkpoint into, aside of the others."""
+        """A new folder to write a checkpoint into, aside of the others."""
         self.root.mkdir(parents=True, exist_ok=True)
-        temporary = self.root / f".tmp-{folder_name(step)}-{os.getpid()}"
+        self._num_begun += 1  # others may still write into one of the same step that was given up
+        temporary = self.root / f".tmp-{folder_name(step)}-{os.getpid()}-{self._num_begun}"
         _remove(temporary)
         temporary.mkdir()
         return temporary

@@ -56,6 +56,7 @@ class PreparedSteps:
     ):
         self._loader, self._ranks, self._share = loader, ranks, share
         self._bits, self._coders, self._pool, self._ahead = bits, coders, pool, ahead
+        self.error: UserError | Fault | None = None  # of data, which all processes have met at the same step
         self._read: deque[_Read] = deque()
         self._next_tokens = 0  # of the stage, before the next step to be read
 
@@ -69,6 +70,7 @@ class PreparedSteps:
             self._next_tokens = tokens
         self._read_ahead(stage, step)
         taken = self._read.popleft()
+        self.error = taken.error
         if taken.error is not None:
             raise taken.error
         if self._pool is None:

@@ -89,7 +89,7 @@ def run(config: Config, resume: str, show: Show) -> bool:
 def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, mesh: Mesh, stack: ExitStack) -> bool:
     """`stack` holds what must be ended with the run."""
     _check_batches(config, mesh)
-    store, checkpoint = _open_checkpoint(run_dir, config, resume)
+    store, checkpoint = open_checkpoint(run_dir, config, resume, ranks)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
     tokenizer_dir = run_dir / "tokenizer"
@@ -122,15 +122,14 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
         assign(whole.state_dict().items(), tensors, "the processes of this run")
         return whole
 
-    saver = Saver(store, ranks, config.train.async_save)
+    saver = Saver(store, ranks, config.train.async_save, checkpoint.step if checkpoint is not None else None)
 
-    def save(state: TrainState, loader_state: dict, score: float | None, is_emergency: bool = False) -> None:
+    def checkpoint_of(state: TrainState, loader_state: dict, score: float | None = None) -> dict:
         tensors = export_optimizer(optimizer, model)
-        save_parts = saver.save_alone if is_emergency else saver.save
-        save_parts(
-            state.step,
-            Part(model.state_dict(), parallel.cuts),
-            Part(tensors, state_cuts(tensors, parallel.cuts)),
+        return dict(
+            step=state.step,
+            model=Part(model.state_dict(), parallel.cuts),
+            optimizer=Part(tensors, state_cuts(tensors, parallel.cuts)),
             state={
                 "train": asdict(state),
                 "loader": loader_state,
@@ -145,8 +144,15 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             measure=f"{state.vision_bits} visual bits" if vision else "",
         )
 
+    on_all = {
+        "save": lambda *of: saver.save(**checkpoint_of(*of)),
+        "save_alone": lambda *of: saver.save_alone(**checkpoint_of(*of)),
+        "poll": saver.poll,
+        "finish": saver.finish,
+        "whole_model": whole_model,
+    }
     if not ranks.is_first:
-        services = Services(save=save, poll=saver.poll, whole_model=whole_model)
+        services = Services(**on_all)
         trainer = Trainer(config, parallel, optimizer, None, services, vision, audio_coder, pool)
         if checkpoint is not None:
             _restore(trainer, checkpoint, audio)
@@ -179,9 +185,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             return shown
 
         services = Services(
-            save=save,
-            poll=saver.poll,
-            whole_model=whole_model,
+            **on_all,
             metrics=metrics,
             show_samples=show_samples,
             validation=validation_set,
@@ -288,8 +292,11 @@ def _check_batches(config: Config, mesh: Mesh) -> None:
             )
 
 
-def _open_checkpoint(run_dir: Path, config: Config, resume: str) -> tuple[CheckpointStore, Checkpoint | None]:
-    store = CheckpointStore(run_dir / "checkpoints", config.train.keep_checkpoints)
+def open_checkpoint(
+    run_dir: Path, config: Config, resume: str, ranks: Ranks
+) -> tuple[CheckpointStore, Checkpoint | None]:
+    """The checkpoints of a run folder and the one that `resume` names; all processes call it together."""
+    store = CheckpointStore(run_dir / "checkpoints", config.train.keep_checkpoints, ranks)
     if not resume:
         if store.newest_first():
             raise UserError(

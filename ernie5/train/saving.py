@@ -1,14 +1,17 @@
 """Saves what several processes have between them: each puts together and writes a share of the whole tensors.
 
 The folder is that of one process (`checkpoint.py`), so that it loads under any layout; over several machines it lies on
-a file system that all of them see. The first process gives it its name when everybody has written. In the background
-copies of the tensors are written while training goes on, and the folder gets its name between two later steps.
+a file system that all of them see. The first process gives it its name when everybody has written. Tensors come
+together file by file: beyond what it has, a process holds one file, or, in the background, where copies are written
+while training goes on and the folder gets its name between two later steps, its share.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,47 +39,65 @@ class _Pending(NamedTuple):
     step: int
     temporary: Path
     total_bytes: dict[str, int]  # by stem
-    files: dict[str, list[str]]  # names of the tensors of each file that this process writes
     described: dict[str, Any]
-    writing: Future  # of the record of each of them
+    files: dict[str, list[str]]  # names of the tensors of each file that this process writes
+    writing: dict[str, Future]  # of the record of each of them
+
+
+class _Round(NamedTuple):
+    """What all processes put together at once: a file each, of those that have one left."""
+
+    names: set[str]  # of all tensors
+    file: str | None  # of this process
+    own: list[str]  # names of the tensors in it
 
 
 class Saver:
     """Writes checkpoints of a run. All processes call its methods together, but for `save_alone`."""
 
-    def __init__(self, store: CheckpointStore, ranks: Ranks, in_background: bool = False):
+    def __init__(
+        self, store: CheckpointStore, ranks: Ranks, in_background: bool = False, resumed_step: int | None = None
+    ):
         self._store, self._ranks, self._in_background = store, ranks, in_background
         self._pending: _Pending | None = None
-        self._pool = ThreadPoolExecutor(1)
+        self._newest_step = resumed_step  # of which a whole checkpoint stands, as far as the first process knows
+        self._pool = ThreadPoolExecutor(num_workers())  # files are written side by side: hashing takes the time
 
     def save(self, step: int, model: Part, optimizer: Part, **described: Any) -> None:
         """`described`: as `CheckpointStore.commit` takes it. Fault naming the process that could not write."""
         self.finish()
-        files, arrays, total_bytes = {}, {}, {}
-        for stem, part in (("model", model), ("optimizer", optimizer)):
-            catalogue = Catalogue(self._ranks, *part, to_first=False)
-            collected = catalogue.collect(part.tensors)
-            if self._in_background:  # the next step writes into the same memory
-                collected = {name: np.array(array) for name, array in collected.items()}
-            of_stem = self._files(stem, catalogue)
-            files |= of_stem
-            arrays |= {file: {name: collected[name] for name in names} for file, names in of_stem.items()}
-            total_bytes[stem] = sum(entry.num_bytes for entry in catalogue.entries.values())
+        parts = {"model": model, "optimizer": optimizer}
+        catalogues = {stem: Catalogue(self._ranks, *part, to_first=False) for stem, part in parts.items()}
+        sizes = {stem: sum(entry.num_bytes for entry in one.entries.values()) for stem, one in catalogues.items()}
         temporary = Path(self._agreed(lambda: str(self._store.begin(step))))
-        writing = self._pool.submit(_write, temporary, arrays)
-        self._pending = _Pending(step, temporary, total_bytes, files, described, writing)
+        self._pending = _Pending(step, temporary, sizes, described, {}, {})
+        for stem, part in parts.items():
+            for together in self._rounds(stem, catalogues[stem]):
+                self._write_round(self._pending, catalogues[stem], part.tensors, together)
         if not self._in_background:
             self.finish()
 
     def save_alone(self, step: int, model: Part, optimizer: Part, **described: Any) -> None:
-        """By a process that has everything, where the others may be gone."""
-        self._store.save(step=step, model_tensors=model.tensors, optimizer_tensors=optimizer.tensors, **described)
+        """By a process that has everything, where the others may be gone; nothing if a checkpoint of the step stands.
+
+        What several processes are writing is given up, since it takes all of them to finish it.
+        """
+        if self._ranks.size == 1:
+            self.finish()
+        elif self._pending is not None:
+            wait(self._pending.writing.values())
+            shutil.rmtree(self._pending.temporary, ignore_errors=True)  # others may still write into it
+            self._pending = None
+        if self._newest_step != step:
+            self._store.save(step=step, model_tensors=model.tensors, optimizer_tensors=optimizer.tensors, **described)
+            self._newest_step = step
 
     def poll(self) -> None:
         """Gives the checkpoint its name if everybody has written."""
         if self._pending is None:
             return
-        if self._ranks.summed(np.array([self._pending.writing.done()], np.int64))[0] == self._ranks.size:
+        is_done = all(writing.done() for writing in self._pending.writing.values())
+        if self._ranks.summed(np.array([is_done], np.int64))[0] == self._ranks.size:
             self.finish()
 
     def finish(self) -> None:
@@ -84,11 +105,10 @@ class Saver:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        error = pending.writing.exception()
+        records, error = _written(pending)
         if error is not None and self._ranks.size == 1:
             self._store.abandon(pending.temporary)
             raise error
-        records = {} if error else {file: asdict(record) for file, record in pending.writing.result().items()}
         said = self._ranks.gathered(json.dumps([str(error or ""), records, pending.files]))
         said = [json.loads(text) for text in said]
         failed = [f"process {rank}: {cause}" for rank, (cause, _, _) in enumerate(said) if cause]
@@ -98,16 +118,30 @@ class Saver:
             raise Fault(f"the checkpoint of step {pending.step} could not be written ({'; '.join(failed)})")
         self._agreed(lambda: str(self._commit(pending, said)))
 
-    def _files(self, stem: str, catalogue: Catalogue) -> dict[str, list[str]]:
-        """File -> names of the tensors in it, of those that this process writes."""
+    def _rounds(self, stem: str, catalogue: Catalogue) -> Iterator[_Round]:
+        """The files of all processes, the n-th of each at once; as many rounds on all."""
         cuts = []
         for rank in range(self._ranks.size):
             sizes = catalogue.written_by(rank)
             cuts.append(cut_names(sizes, SHARD_BYTES) if sizes else [])
         if not any(cuts):
             cuts[0] = [[]]  # a file without tensors: there is one
-        names = shard_names(stem, [len(shards) for shards in cuts])
-        return dict(zip(names[self._ranks.rank], cuts[self._ranks.rank], strict=True))
+        files = shard_names(stem, [len(shards) for shards in cuts])[self._ranks.rank]
+        for of_all, file in zip_longest(zip_longest(*cuts, fillvalue=[]), files):
+            yield _Round({name for names in of_all for name in names}, file, of_all[self._ranks.rank])
+
+    def _write_round(
+        self, pending: _Pending, catalogue: Catalogue, tensors: Mapping[str, paddle.Tensor], together: _Round
+    ) -> None:
+        """Returns when what was put together beside the tensors has been written, but in the background."""
+        arrays = catalogue.collect(tensors, together.names, copied=self._in_background)
+        if together.file is None:
+            return
+        pending.files[together.file] = together.own
+        writing = self._pool.submit(write_file, pending.temporary / together.file, arrays)
+        pending.writing[together.file] = writing
+        if not self._in_background and not all(_is_memory_of(tensors.get(name), arrays[name]) for name in arrays):
+            wait([writing])
 
     def _commit(self, pending: _Pending, said: list) -> Path:
         """With the records and the names of tensors that all processes give."""
@@ -119,7 +153,9 @@ class Saver:
                 weight_map = {name: file for file in shards for name in tensors[file]}
                 index = index_name(stem)
                 records[index] = write_index(pending.temporary / index, weight_map, total)
-        return self._store.commit(pending.temporary, records, step=pending.step, **pending.described)
+        path = self._store.commit(pending.temporary, records, step=pending.step, **pending.described)
+        self._newest_step = pending.step
+        return path
 
     def _agreed(self, work: Callable[[], str]) -> str:
         """What the first process makes, on all; where it cannot, all say so."""
@@ -137,12 +173,17 @@ class Saver:
         return made
 
 
-def _write(folder: Path, files: dict[str, dict[str, np.ndarray]]) -> dict[str, FileRecord]:
-    """Name -> record of files with these tensors, written side by side: hashing takes the time."""
-    if not files:
-        return {}
-    with ThreadPoolExecutor(min(num_workers(), len(files))) as pool:
-        records = pool.map(write_file, [folder / file for file in files], files.values())
-        found = dict(zip(files, records, strict=True))
-    sync_folder(folder)
-    return found
+def _written(pending: _Pending) -> tuple[dict[str, dict], Exception | None]:
+    """The records of this process's files, as JSON takes them, when all are written; or what failed."""
+    wait(pending.writing.values())
+    try:
+        records = {file: asdict(writing.result()) for file, writing in pending.writing.items()}
+        if records:
+            sync_folder(pending.temporary)
+    except Exception as error:  # of a thread, told by the process
+        return {}, error
+    return records, None
+
+
+def _is_memory_of(tensor: paddle.Tensor | None, array: np.ndarray) -> bool:
+    return tensor is not None and tensor.place.is_cpu_place() and tensor.data_ptr() == array.ctypes.data

@@ -26,6 +26,7 @@ from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.parallel.data_parallel import first_named, summed_by_name
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pipeline import Task
+from ernie5.parallel.processes import PeerLost
 from ernie5.parallel.straggler import Stragglers
 from ernie5.services.pool import EncodingPool
 from ernie5.train.balance import ExpertBalance
@@ -115,10 +116,12 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the loop calls and does not own: the first three on all processes, the others on the first."""
+    """What the loop calls and does not own: on all processes, but for `save_alone` and what has a default."""
 
-    save: Callable[..., None]  # state, loader state, score; is_emergency: by the first alone
+    save: Callable[..., None]  # state, loader state, score
+    save_alone: Callable[..., None]  # state, loader state; by the first, unless a checkpoint of this step stands
     poll: Callable[[], None]  # between steps
+    finish: Callable[[], None]  # waits for what `save` writes in the background
     whole_model: Callable[[], Ernie5ForCausalLM | None]  # for the first process; the others get None
     metrics: MetricsLog | None = None
     show_samples: Callable[[Ernie5ForCausalLM, int, int], list[Shown]] | None = (
@@ -154,7 +157,7 @@ class Trainer:
         self.loader_state = (
             loader.state_dict() if loader is not None else {}
         )  # as of self.state: a step that fails has not consumed its rows
-        self.saved_step = -1
+        self.saved_step = -1  # of which the checkpoint is written, or is being written
         self.asked_by: int | None = None  # the signal that came to this process
         self.stop_signal: int | None = None  # the one that all processes stop by
 
@@ -179,9 +182,11 @@ class Trainer:
                     self.state = self.state.next_stage()
             if not self.state.is_finished:
                 self._finish()
-        except (UserError, Fault):
-            if not self.parallel.mesh.is_divided and self.ranks.is_first:  # else it takes others, who may be gone
-                self._save_if_new(is_emergency=True)
+        except (UserError, Fault) as error:
+            if error is self.prepared.error:  # all processes have met it
+                logger.info("at step %d %s", self.state.step, self._saved_by_all())
+            elif not self.parallel.mesh.is_divided and self.ranks.is_first:  # else it takes others, who may be gone
+                self._save_alone()
             raise
         finally:
             gc.unfreeze()
@@ -343,11 +348,10 @@ class Trainer:
     def _stop_on_nan(self, loss: float) -> None:
         origin = self._named(next((name for name, one in self.own_losses.items() if not math.isfinite(one)), None))
         where = self._named(first_not_finite(self.model)) or "no parameter"
-        self._save_if_new()  # all processes see the same loss
         raise Fault(
             f"step {self.state.step}: the loss is {loss}{f' (that of {origin})' if origin else ''} and the gradient of "
-            f"{where} is not finite; "
-            "the weights before this step are saved: lower learning_rate or raise warmup_steps and resume"
+            f"{where} is not finite; {self._saved_by_all()}: lower learning_rate or raise warmup_steps and "
+            f"{'resume' if self.state.step else 'start again'}"
         )
 
     def _named(self, name: str | None) -> str:
@@ -438,13 +442,34 @@ class Trainer:
             return
         self.services.metrics.write({"kind": kind, "step": self.state.step, **values})
 
-    def _save_if_new(self, is_emergency: bool = False) -> None:
+    def _save_if_new(self) -> None:
         if self.state.step not in (0, self.saved_step):
-            self._save(None, is_emergency)
+            self._save(None)
 
-    def _save(self, score: float | None, is_emergency: bool = False) -> None:
-        self.services.save(self.state, self.loader_state, score, is_emergency)
+    def _save(self, score: float | None) -> None:
+        self.services.save(self.state, self.loader_state, score)
         self.saved_step = self.state.step
+
+    def _saved_by_all(self) -> str:
+        """Saves, where all processes end at the same step, and says how that went."""
+        if not self.state.step:
+            return "nothing was trained before this step"
+        try:
+            self._save_if_new()
+            self.services.finish()
+        except PeerLost:
+            raise
+        except (OSError, Fault) as error:
+            return f"the weights before this step could not be saved ({error})"
+        return "the weights before this step are saved"
+
+    def _save_alone(self) -> None:
+        """What fails here must not hide what ended the run."""
+        try:
+            if self.state.step:
+                self.services.save_alone(self.state, self.loader_state)
+        except OSError as error:
+            logger.warning("step %d could not be saved: %s", self.state.step, error)
 
     def _show(self, bar: tqdm, report: StepReport) -> None:
         speed = report.batch_tokens / report.seconds

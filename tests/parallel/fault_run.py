@@ -1,7 +1,7 @@
 """Run as a program: tools/train.py in which a process ends in the middle of a step, as said by the environment.
 
 FAULT="rank:step:how[:size]": in that process, in that step, of the first job (or of every job of `size` processes):
-`kill`, `stop` (SIGSTOP), `exit`, `raise`; or `slow`, in every step.
+`kill`, `stop` (SIGSTOP), `exit`, `raise`; `data`: reading ends in an error, for all; or `slow`, in every step.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ernie5.errors import exit_cleanly
+from ernie5.errors import UserError, exit_cleanly
 from tools import train
 
 
@@ -27,6 +27,8 @@ def fail_at(rank: int, step: int, how: str, size: str) -> None:
         if self.rank == rank and (self.size == int(size) if size else "ERNIE5_RESTART" not in os.environ):
             if how == "slow":
                 time.sleep(0.1)
+            elif len(calls) == step and how == "data":
+                value = UserError("a planted line is bad")
             elif len(calls) == step:
                 end(how)
         return from_first(self, value)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ernie5.train.checkpoint import CheckpointStore
 from tests.parallel import fault_run
 from tests.parallel.test_processes import assert_none_left
 from tests.runs import ROOT, SHORT, TINY, losses, overrides, records
@@ -82,6 +83,15 @@ exit_cleanly(main)
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     said = f"process 1 ended with exit status 4 (its log {tmp_path / 'ernie5_rank_1.log'} is empty)"
     assert (result.returncode, result.stderr) == (1, f"\nfault: {said}: go on with --resume auto\n")
+
+
+def test_an_error_in_the_data_saves_what_was_trained_whoever_has_it(tmp_path):
+    options = overrides(["parallel.sharding=2", "train.async_save=true"])
+    process = start(tmp_path, "0:6:data", *options)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "error: a planted line is bad" in errors
+    last = losses(tmp_path)[-1][0]
+    assert last > 4 and CheckpointStore(tmp_path / "checkpoints").open("auto").step == last
 
 
 def test_one_that_is_slow_is_named_in_the_events(tmp_path):

@@ -1,11 +1,18 @@
 """Run as a program: processes that have a model between them save it, as a test tells them.
 
-python saving.py COUNT LAYOUT FOLDER FAULT, where FAULT is none, disk, killed or later
+python saving.py COUNT LAYOUT FOLDER FAULT, where FAULT is
+
+none, later   nothing fails; later: it is written in the background
+disk, killed  of the second process, while it writes
+alone         as killed, in the background; the first process saves what it has
+memory        nothing fails; what each process needed is written down
 """
 
+import json
 import os
 import signal
 import sys
+import tracemalloc
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -22,6 +29,8 @@ TENSORS = {
     "count": ([2], "int64", None),
     "stage": ([6, 2], "float32", "last"),
 }
+BIG_BYTES, NUM_BIG = 2**18, 48  # of each tensor of `memory`, cut along the second axis so that pieces travel
+BIG_SHARD_BYTES = 2**20
 
 
 def whole(name: str):
@@ -42,7 +51,7 @@ def main(count: int, layout: str, folder: Path, fault: str) -> None:
         start_paddle(1)
         import paddle
 
-        from ernie5.errors import exit_cleanly
+        from ernie5.errors import Fault, exit_cleanly
         from ernie5.parallel.data_parallel import join
         from ernie5.parallel.pieces import Cut
         from ernie5.train import saving
@@ -53,35 +62,67 @@ def main(count: int, layout: str, folder: Path, fault: str) -> None:
         degree = 2 if layout == "replicas" else count
         tensors, cuts = {}, {}
         for name, (_, _, axis) in TENSORS.items():
-            if axis == "last" and ranks.rank != count - 1:
+            if axis == "last" and layout != "whole" and ranks.rank != count - 1:
                 continue
             array = whole(name)
-            if layout != "same" and isinstance(axis, int):
+            if layout in ("cut", "replicas") and isinstance(axis, int):
                 cuts[name] = Cut(axis, ranks.rank % degree, degree)
                 array = cuts[name].piece(array)
             tensors[name] = paddle.to_tensor(array)  # of uint16 it makes bfloat16
-        store = CheckpointStore(folder / "checkpoints")
-        saver = saving.Saver(store, ranks, in_background=fault == "later")
-        write, part = saving._write, saving.Part(tensors, cuts)
+        store = CheckpointStore(folder / "checkpoints", 2, ranks)
+        if fault == "memory":
+            peaks = [peak_of_saving(saving.Saver(store, ranks, later), ranks, count) for later in (False, True)]
+            (folder / f"peaks_{ranks.rank}.json").write_text(json.dumps(peaks))
+            return
+        saver = saving.Saver(store, ranks, in_background=fault in ("later", "alone"))
+        write, part = saving.write_file, saving.Part(tensors, cuts)
 
         def failing(*given):
             if ranks.rank == 1 and fault == "disk":
-                raise OSError(28, "No space left on device", str(given[0] / "model"))
-            if ranks.rank == 1 and fault == "killed":
+                raise OSError(28, "No space left on device", str(given[0]))
+            if ranks.rank == 1 and fault in ("killed", "alone"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(*given)
 
-        saver.save(1, part, saving.Part({"state": tensors["everybody"]}, {}), state={"step": 1}, config_text="a: 1\n")
-        saving._write = failing
+        optimizer = saving.Part({"state": tensors["everybody"]}, {})
+        saver.save(1, part, optimizer, state={"step": 1}, config_text="a: 1\n")
+        saving.write_file = failing
+        second = {"step": 2, "model": part, "optimizer": optimizer, "state": {"step": 2}, "config_text": "a: 2\n"}
 
         def again() -> None:
-            given = saving.Part({"state": tensors["everybody"]}, {}), {"step": 2}, "a: 2\n"
-            saver.save(2, part, given[0], state=given[1], config_text=given[2])
-            tensors["everybody"].set_value(paddle.zeros([5, 7]))
+            saver.save(**second)
+            if fault == "later":  # another step
+                tensors["everybody"].set_value(paddle.zeros([5, 7]))
             saver.poll()
             saver.finish()
 
-        exit_cleanly(again)
+        def alone() -> None:
+            try:
+                again()
+            except Fault:
+                saver.save_alone(**second)
+                raise
+
+        exit_cleanly(alone if fault == "alone" and ranks.is_first else again)
+
+
+def peak_of_saving(saver, ranks, count: int) -> int:
+    """Bytes that a process has allocated at most beyond its pieces of NUM_BIG tensors, while it saves them."""
+    import paddle
+
+    from ernie5.parallel.pieces import Cut
+    from ernie5.train import saving
+
+    saving.SHARD_BYTES = BIG_SHARD_BYTES
+    shape = [4, BIG_BYTES // 16 // count]
+    tensors = {f"big {i}": paddle.ones(shape) for i in range(NUM_BIG)}
+    part = saving.Part(tensors, {name: Cut(1, ranks.rank, count) for name in tensors})
+    tracemalloc.start()
+    saver.save(1, part, saving.Part({}, {}), state={"step": 1}, config_text="a: 1\n")
+    saver.finish()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The loop as a whole, on the tiny run."""
 
+import errno
+import time
+
 import numpy as np
 import paddle
 import pytest
@@ -7,7 +10,10 @@ import pytest
 from ernie5.config.load import load_config
 from ernie5.errors import Fault, UserError
 from ernie5.model.folder import from_pretrained
+from ernie5.parallel.data_parallel import ALONE, Ranks
+from ernie5.train import saving
 from ernie5.train.checkpoint import CheckpointStore
+from ernie5.train.run import open_checkpoint
 from ernie5.train.trainer import Trainer
 from tests.runs import SHORT, TINY, losses, records, train
 
@@ -111,24 +117,73 @@ def test_resume_crosses_a_stage_border(tmp_path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
-def test_nan_stops_with_its_cause_and_the_weights_before_it(tmp_path, monkeypatch):
-    step = Trainer._accumulate_gradients
+@pytest.fixture
+def poison(monkeypatch):
+    """A step -> from here on, in that step a gradient is not a number."""
 
-    def poisoned(self, *arguments):
-        result = step(self, *arguments)
-        if self.state.step == 4:
-            gradient = self.model.decoder.layers[1].self_attn.q_proj.weight.grad
-            gradient.set_value(paddle.full_like(gradient, float("nan")))
-        return result
+    def poison(nan_step: int) -> None:
+        step = Trainer._accumulate_gradients
 
-    monkeypatch.setattr(Trainer, "_accumulate_gradients", poisoned)
-    with pytest.raises(Fault, match=r"step 4: .*decoder\.layers\.1\.self_attn\.q_proj\.weight is not finite"):
-        train(tmp_path / "run")
+        def poisoned(self, *arguments):
+            result = step(self, *arguments)
+            if self.state.step == nan_step:
+                gradient = self.model.decoder.layers[1].self_attn.q_proj.weight.grad
+                gradient.set_value(paddle.full_like(gradient, float("nan")))
+            return result
+
+        monkeypatch.setattr(Trainer, "_accumulate_gradients", poisoned)
+
+    return poison
+
+
+@pytest.mark.parametrize("options", [[], ["train.save_steps=4", "train.async_save=true"]])
+def test_nan_stops_with_its_cause_and_the_weights_before_it(options, tmp_path, monkeypatch, poison):
+    """Also where these are still being written."""
+    poison(4)
+    write = saving.write_file
+    monkeypatch.setattr(saving, "write_file", lambda *given: (time.sleep(0.5), write(*given))[1])
+    said = r"step 4: .*decoder\.layers\.1\.self_attn\.q_proj\.weight is not finite; the weights before .* are saved"
+    with pytest.raises(Fault, match=said):
+        train(tmp_path / "run", *options)
     monkeypatch.undo()
     assert CheckpointStore(tmp_path / "run" / "checkpoints").open("auto").step == 4
     train(tmp_path / "run", resume="auto")
     train(tmp_path / "whole")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_nan_in_the_first_step_does_not_tell_of_weights_that_are_saved(tmp_path, poison):
+    poison(0)
+    with pytest.raises(Fault, match="nothing was trained before this step: .* and start again"):
+        train(tmp_path)
+    assert not CheckpointStore(tmp_path / "checkpoints").newest_first()
+
+
+def test_nan_with_a_full_disk_tells_both(tmp_path, monkeypatch, poison):
+    def full(path, tensors):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    poison(4)
+    monkeypatch.setattr(saving, "write_file", full)
+    monkeypatch.setattr("ernie5.model.weights.write_file", full)
+    with pytest.raises(Fault, match="q_proj.weight is not finite; .* could not be saved .*No space left"):
+        train(tmp_path, "train.save_steps=0", "train.eval_steps=0")
+    assert not CheckpointStore(tmp_path / "checkpoints").newest_first()
+
+
+def test_a_process_that_has_not_claimed_the_folder_removes_nothing_from_it(tmp_path):
+    class Second(Ranks):
+        is_first = False
+
+        def on_first(self, work):
+            pass
+
+    left = tmp_path / "checkpoints" / ".tmp-step_00000003-1-1"
+    left.mkdir(parents=True)
+    config = load_config(TINY, [*SHORT, f"train.output_dir={tmp_path}"])
+    for ranks, is_left in ((Second(), True), (ALONE, False)):
+        open_checkpoint(tmp_path, config, "", ranks)
+        assert left.exists() == is_left
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
