@@ -113,6 +113,11 @@ class ParallelModel:
         for replicas in self.replicas:
             replicas.sum_gradients()
 
+    def makers_of_not_finite(self) -> list[int]:
+        """The processes in whose gradients there was a NaN or an infinity, before they were summed the last time."""
+        said = self.ranks.gathered(str(all(replicas.own_were_finite() for replicas in self.replicas)))
+        return [rank for rank, text in enumerate(said) if text == str(False)]
+
     def share_updates(self) -> None:
         """Every process gets what the optimizers of others have made of its parameters."""
         for replicas in self.replicas:

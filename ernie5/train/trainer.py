@@ -347,11 +347,12 @@ class Trainer:
 
     def _stop_on_nan(self, loss: float) -> None:
         origin = self._named(next((name for name, one in self.own_losses.items() if not math.isfinite(one)), None))
-        where = self._named(first_not_finite(self.model)) or "no parameter"
+        where = first_named(self.ranks, first_not_finite(self.model))
+        makers = self.parallel.makers_of_not_finite() if self.ranks.size > 1 else []
         raise Fault(
             f"step {self.state.step}: the loss is {loss}{f' (that of {origin})' if origin else ''} and the gradient of "
-            f"{where} is not finite; {self._saved_by_all()}: lower learning_rate or raise warmup_steps and "
-            f"{'resume' if self.state.step else 'start again'}"
+            f"{where[1] if where else 'no parameter'} is not finite{_made_by(makers)}; {self._saved_by_all()}: "
+            f"lower learning_rate or raise warmup_steps and {'resume' if self.state.step else 'start again'}"
         )
 
     def _named(self, name: str | None) -> str:
@@ -517,6 +518,11 @@ def loss_shares(stage: StageConfig, averages: dict[str, float]) -> dict[str, flo
     }
     balanced = balance_weights(averages, stage.balance)
     return {name: share * balanced.get(name, 1.0) for name, share in given.items()}
+
+
+def _made_by(ranks: list[int]) -> str:
+    """Of a gradient that is not finite."""
+    return f" (made by process{'es' * (len(ranks) > 1)} {', '.join(map(str, ranks))})" if ranks else ""
 
 
 def _terms(losses: Losses, weights: dict[str, float]) -> dict[str, paddle.Tensor]:

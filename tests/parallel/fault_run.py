@@ -1,7 +1,8 @@
 """Run as a program: tools/train.py in which a process ends in the middle of a step, as said by the environment.
 
 FAULT="rank:step:how[:size]": in that process, in that step, of the first job (or of every job of `size` processes):
-`kill`, `stop` (SIGSTOP), `exit`, `raise`; `data`: reading ends in an error, for all; or `slow`, in every step.
+`kill`, `stop` (SIGSTOP), `exit`, `raise`; `data`: reading ends in an error, for all; `nan`: in a gradient of it;
+or `slow`, in every step.
 """
 
 import os
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ernie5.errors import UserError, exit_cleanly
 from tools import train
+
+PLANTED = "self_attn.v_proj.weight"
 
 
 def fail_at(rank: int, step: int, how: str, size: str) -> None:
@@ -29,11 +32,28 @@ def fail_at(rank: int, step: int, how: str, size: str) -> None:
                 time.sleep(0.1)
             elif len(calls) == step and how == "data":
                 value = UserError("a planted line is bad")
+            elif len(calls) == step and how == "nan":
+                plant_nan()
             elif len(calls) == step:
                 end(how)
         return from_first(self, value)
 
     Ranks.from_first = failing
+
+
+def plant_nan() -> None:
+    """Into a gradient of this process, before the next sum over processes."""
+    from ernie5.parallel.parallelize import ParallelModel
+
+    sum_gradients = ParallelModel.sum_gradients
+
+    def poisoned(self):
+        name, parameter = next((name, one) for name, one in self.model.named_parameters() if PLANTED in name)
+        assert parameter.grad is not None, name
+        parameter.grad.set_value(parameter.grad * float("nan"))
+        sum_gradients(self)
+
+    ParallelModel.sum_gradients = poisoned
 
 
 def end(how: str) -> None:

@@ -94,6 +94,32 @@ def test_an_error_in_the_data_saves_what_was_trained_whoever_has_it(tmp_path):
     assert last > 4 and CheckpointStore(tmp_path / "checkpoints").open("auto").step == last
 
 
+NAN_LAYOUTS = {  # processes, `parallel:`, and where the NaN is
+    "data": (2, [], 1),
+    "stages of sharded optimizers": (4, ["pipeline=2", "sharding=2"], 3),
+    "tensor and data": (4, ["tensor=2"], 2),
+    "experts": (2, ["expert=2"], 1),
+}
+
+
+@pytest.mark.parametrize(
+    "layout", ["data", *(pytest.param(name, marks=pytest.mark.slow) for name in NAN_LAYOUTS if name != "data")]
+)
+def test_a_gradient_that_is_not_finite_is_named_with_its_process(tmp_path, layout):
+    processes, degrees, rank = NAN_LAYOUTS[layout]
+    options = overrides(
+        ["train.async_save=true", "stages.0.batch_tokens=256", *(f"parallel.{degree}" for degree in degrees)]
+    )
+    process = start(tmp_path, f"{rank}:10:nan", *options, processes=processes)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in errors
+    (line,) = fault_lines(errors)
+    last = losses(tmp_path)[-1][0]
+    assert f"{fault_run.PLANTED} is not finite (made by process {rank}); the weights before this step are saved" in line
+    assert f"step {last}: the loss is" in line and " is nan" not in line
+    assert CheckpointStore(tmp_path / "checkpoints").open("auto").step == last > 0
+
+
 def test_one_that_is_slow_is_named_in_the_events(tmp_path):
     process = start(tmp_path, "1:0:slow")
     _, errors = process.communicate(timeout=120)
