@@ -59,7 +59,7 @@ from ernie5.train.precision import cast_parameters, set_device
 from ernie5.train.report import write_report
 from ernie5.train.rng import get_rng_states, set_rng_states
 from ernie5.train.saving import Part, Saver
-from ernie5.train.schedule import batch_rows
+from ernie5.train.schedule import check_batches
 from ernie5.train.trainer import Services, Shown, Trainer, TrainState
 from ernie5.train.vision_tokenizers import VisionTokenizers
 
@@ -88,7 +88,7 @@ def run(config: Config, resume: str, show: Show) -> bool:
 
 def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, mesh: Mesh, stack: ExitStack) -> bool:
     """`stack` holds what must be ended with the run."""
-    _check_batches(config, mesh)
+    check_batches(config, mesh)
     store, checkpoint = open_checkpoint(run_dir, config, resume, ranks)
     precision = set_device(config.train)
     train, validation = open_splits(config.data, config.train.seed)
@@ -271,25 +271,6 @@ def _encoding_pool(
     pool = EncodingPool(setup, expected, services.num_workers, services.gpus_per_worker)
     stack.callback(pool.close)
     return pool
-
-
-def _check_batches(config: Config, mesh: Mesh) -> None:
-    """UserError for a stage whose smallest batch has fewer rows than share it, or too few passes to be interleaved."""
-    for i, stage in enumerate(config.stages):
-        rows, needed = batch_rows(stage, 0), mesh.data
-        key = f"stages.{i}.{'batch_start_tokens' if stage.batch_start_tokens else 'batch_tokens'}"
-        if rows < needed:
-            raise UserError(
-                f"{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens for {needed} "
-                f"processes: raise it to {needed * stage.max_seq_len} or more, or start fewer processes"
-            )
-        needed = 2 * mesh.pipeline * stage.micro_batch_rows * mesh.data
-        if config.parallel.virtual_stages > 1 and rows < needed:
-            raise UserError(
-                f"{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens, but {mesh.pipeline} interleaved "
-                f"stages take {2 * mesh.pipeline} passes or more: raise it to {needed * stage.max_seq_len}, lower "
-                "micro_batch_rows, or set parallel.virtual_stages to 1"
-            )
 
 
 def open_checkpoint(

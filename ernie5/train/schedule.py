@@ -1,8 +1,10 @@
-"""Learning rate and batch size as functions of where a stage stands (report §3.2)."""
+"""Learning rate and batch size as functions of where a stage stands (report §3.2); who can share the batches."""
 
 import math
 
-from ernie5.config.schema import StageConfig
+from ernie5.config.schema import Config, StageConfig
+from ernie5.errors import UserError
+from ernie5.parallel.mesh import Mesh
 
 
 def learning_rate(stage: StageConfig, step: int, tokens: int) -> float:
@@ -31,6 +33,25 @@ def batch_rows(stage: StageConfig, tokens: int) -> int:
     share = tokens / stage.batch_ramp_tokens
     size = stage.batch_start_tokens + share * (stage.batch_tokens - stage.batch_start_tokens)
     return min(full, max(1, int(size // stage.max_seq_len)))
+
+
+def check_batches(config: Config, mesh: Mesh) -> None:
+    """UserError for a stage whose smallest batch has fewer rows than share it, or too few passes to be interleaved."""
+    for i, stage in enumerate(config.stages):
+        rows, needed = batch_rows(stage, 0), mesh.data
+        key = f"stages.{i}.{'batch_start_tokens' if stage.batch_start_tokens else 'batch_tokens'}"
+        if rows < needed:
+            raise UserError(
+                f"{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens for {needed} "
+                f"processes: raise it to {needed * stage.max_seq_len} or more, or start fewer processes"
+            )
+        needed = 2 * mesh.pipeline * stage.micro_batch_rows * mesh.data
+        if config.parallel.virtual_stages > 1 and rows < needed:
+            raise UserError(
+                f"{key}: makes batches of {rows} rows of {stage.max_seq_len} tokens, but {mesh.pipeline} interleaved "
+                f"stages take {2 * mesh.pipeline} passes or more: raise it to {needed * stage.max_seq_len}, lower "
+                "micro_batch_rows, or set parallel.virtual_stages to 1"
+            )
 
 
 def steps_left(stage: StageConfig, tokens: int) -> int:

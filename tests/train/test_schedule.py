@@ -1,11 +1,18 @@
 """Learning rate and batch size against values worked out by hand."""
 
 import math
+from argparse import Namespace
+from contextlib import nullcontext
 
 import pytest
 
+from ernie5.config.load import load_config
 from ernie5.config.schema import StageConfig
-from ernie5.train.schedule import batch_rows, learning_rate, steps_left
+from ernie5.errors import UserError
+from ernie5.parallel.mesh import make_mesh
+from ernie5.train.schedule import batch_rows, check_batches, learning_rate, steps_left
+from tests.runs import TINY
+from tools.train import supervise
 
 PEAK, FLOOR = 1e-3, 1e-4
 
@@ -78,3 +85,25 @@ def test_steps_left_are_those_a_run_takes(changes, done):
 
 def test_steps_left_of_a_long_stage_are_counted_at_once():
     assert steps_left(stage(num_tokens=10**15, batch_tokens=10_000), 0) == 10**11
+
+
+ROWS = {  # of batches of four rows, each a micro-batch of its own: processes, degrees -> what is wrong
+    "one each": (4, {}, ""),
+    "too few": (5, {}, "stages.0.batch_tokens: makes batches of 4 rows of 64 tokens for 5 processes: raise it to 320"),
+    "shared by a stage": (8, {"tensor": 2}, ""),
+    "interleaved": (3, {"pipeline": 3, "virtual_stages": 2}, "3 interleaved stages take 6 passes .* raise it to 384"),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_who_can_share_the_batches_is_one_rule_for_a_run_and_for_its_restarts(case, monkeypatch):
+    processes, degrees, said = ROWS[case]
+    options = ["stages.0.batch_tokens=256", "stages.0.micro_batch_rows=1", "model.num_hidden_layers=6"]
+    config = load_config(TINY, options + [f"parallel.{name}={degree}" for name, degree in degrees.items()])
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        check_batches(config, make_mesh(processes, config.parallel))
+    seen = {}
+    monkeypatch.setattr("ernie5.parallel.supervisor.supervise", lambda *_, fits, **__: seen.update(fits=fits))
+    supervise(config, Namespace(nproc_per_node=8, min_nproc=1, max_restarts=1))
+    assert seen["fits"](processes) == (not said)
+    assert not seen["fits"](7 if degrees else 9)  # no mesh, or a row too few
