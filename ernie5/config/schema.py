@@ -275,6 +275,7 @@ class DataConfig:
     validation: tuple[SourceConfig, ...] = ()  # empty: cut from `train` by document
     validation_fraction: float = 0.1  # of the documents of each training source, when `validation` is empty
     validation_by: Literal["document", "tail"] = "document"  # tail: the last share of a source's text, as nanoGPT cuts
+    packing: bool = True  # training rows are filled with samples; else each has one, or a run of one, and then padding
     too_long: Literal["split", "error"] = "split"  # what happens to a text longer than the stage's row
     bad_line: Literal["error", "skip"] = "error"  # a malformed line; skipped ones are counted and reported
     num_workers: int = 1  # processes that tokenize; 0: in the training process

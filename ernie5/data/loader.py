@@ -126,7 +126,8 @@ class Loader:
         self.close()
 
     def _next_row(self, cursor: Cursor) -> UnifiedSequence:
-        return fill_row(cursor, self._sample, self.max_seq_len, self._pad_id, self._config.too_long)
+        config = self._config
+        return fill_row(cursor, self._sample, self.max_seq_len, self._pad_id, config.too_long, config.packing)
 
     def _reserve(self, num_rows: int) -> None:
         """Lets the workers run ahead by so many batches, and starts them if they are not running."""

@@ -34,16 +34,17 @@ def fill_row(
     max_seq_len: int,
     pad_id: int,
     too_long: Literal["split", "error"],
+    packing: bool = True,
 ) -> UnifiedSequence | None:
     """The next row, and moves the cursor behind it; None when there is nothing left.
 
     `get(number)` is the sample of that number, empty where it is left out, None after the last. With `split`, a sample
     goes on in the next row where the row ends; with `error`, and where it holds media, it starts a new row instead, and
-    one longer than a row raises UserError.
+    one longer than a row raises UserError. Without `packing` there is one part in a row.
     """
     parts: list[Part] = []
     space = max_seq_len
-    while space and (sample := get(cursor.number)) is not None:
+    while space and (packing or not parts) and (sample := get(cursor.number)) is not None:
         length = len(sample)
         if length > space and (too_long == "error" or sample.places is not None):
             if length > max_seq_len:

@@ -52,6 +52,14 @@ def test_rows_are_stacked_and_full(data):
     assert (batch.token_kind == TokenKind.TEXT).all()
 
 
+def test_without_packing_rows_hold_the_same_tokens_one_sample_each(data):
+    packed, alone = open_loader(data).next_rows(9), open_loader(replace(data, packing=False)).next_rows(40)
+    assert packed.document_ids.max() > 0 and alone.document_ids.max() == 0
+    tokens = [rows.input_ids[rows.document_ids >= 0] for rows in (packed, alone)]
+    shorter = min(map(len, tokens))
+    assert shorter > 300 and np.array_equal(tokens[0][:shorter], tokens[1][:shorter])
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_rows_do_not_depend_on_the_number_of_workers(data, num_workers):
     alone = open_loader(data)

@@ -24,10 +24,10 @@ def documents(rng, count, longest):
     return [sample(d, int(length)) for d, length in enumerate(rng.integers(2, longest, count))]
 
 
-def pack(samples, max_seq_len, too_long="split"):
+def pack(samples, max_seq_len, too_long="split", packing=True):
     cursor, rows = Cursor(), []
     get = dict(enumerate(samples)).get
-    while (row := fill_row(cursor, get, max_seq_len, PAD, too_long)) is not None:
+    while (row := fill_row(cursor, get, max_seq_len, PAD, too_long, packing)) is not None:
         rows.append(row)
     return rows
 
@@ -133,6 +133,18 @@ def test_end_mark_already_predicted_takes_no_row_of_its_own():
 def test_error_mode_starts_a_new_row_and_pads():
     rows = pack([sample(1, 3), sample(2, 3), sample(3, 2)], 5, "error")
     assert [row.input_ids.tolist() for row in rows] == [[1001, 1002, 1003, 0, 0], [2001, 2002, 2003, 3001, 3002]]
+
+
+def test_without_packing_a_row_has_one_sample_or_a_run_of_one():
+    rows = pack([sample(1, 3), sample(2, 0), sample(3, 8), sample(4, 2)], 5, packing=False)
+    assert [row.input_ids[row.document_ids >= 0].tolist() for row in rows] == [
+        [1001, 1002, 1003],
+        [3001, 3002, 3003, 3004, 3005],
+        [3006, 3007, 3008],
+        [4001, 4002],
+    ]
+    assert all(row.document_ids.max() == 0 and len(row) == 5 for row in rows)
+    assert rows[1].labels[4] == 3006
 
 
 def test_error_mode_refuses_a_sample_longer_than_a_row():

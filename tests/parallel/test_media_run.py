@@ -40,6 +40,12 @@ INTERLEAVED = {  # of a model with more layers; ten micro-batches
     "interleaved": (3, ["pipeline=3", "virtual_stages=2"]),
     "interleaved with a remainder": (4, ["pipeline=4", "virtual_stages=2"]),
 }
+UNPACKED = {  # rows of one sample each: some processes have nothing but padding; the first runs always
+    "context and experts": (2, ["context=2", "expert=2"]),
+    "tensor and data": (4, ["tensor=2", "sharding=2"]),
+    "stages, tensor and data": (8, ["pipeline=2", "tensor=2"]),
+    "all but data": (8, ["pipeline=2", "context=2", "tensor=2", "expert=4"]),
+}
 MORE_LAYERS = ["model.num_hidden_layers=10", "stages.0.elastic.min_layers=6"]
 
 
@@ -132,3 +138,33 @@ def test_it_goes_on_in_other_layouts(run_file, one):
         options = [*settings_of(degrees), f"train.max_steps={steps}", "train.save_steps=0"]
         train(run_file, folder, processes, options, *(["--resume", "auto"] if folder.exists() else []))
     assert_same(one, folder)
+
+
+@pytest.fixture(scope="module")
+def unpacked(run_file) -> Path:
+    return train(run_file, run_file.parent / "unpacked", 1, ["data.packing=false"])
+
+
+def test_rows_that_are_not_packed_have_all_modalities_and_are_other_rows(one, unpacked):
+    seen = {name for record in records(unpacked, "train") for name in record["modalities"]}
+    assert seen == {"text", "mtp", "vision", "audio"}
+    assert losses(unpacked)[0] != losses(one)[0]
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[pytest.mark.slow] if i else []) for i, name in enumerate(UNPACKED)]
+)
+def test_without_packing_it_learns_what_one_process_learns(run_file, unpacked, layout):
+    processes, degrees = UNPACKED[layout]
+    folder = run_file.parent / f"unpacked_{layout.replace(' ', '_').replace(',', '')}"
+    assert_same(unpacked, train(run_file, folder, processes, ["data.packing=false", *settings_of(degrees)]))
+
+
+@pytest.mark.slow
+def test_without_packing_it_goes_on_in_other_layouts(run_file, unpacked):
+    folder = run_file.parent / "unpacked_changes"
+    for steps, layout in ((7, "stages, tensor and data"), (13, "context and experts"), (20, "tensor and data")):
+        processes, degrees = UNPACKED[layout]
+        options = [*settings_of(degrees), "data.packing=false", f"train.max_steps={steps}", "train.save_steps=0"]
+        train(run_file, folder, processes, options, *(["--resume", "auto"] if folder.exists() else []))
+    assert_same(unpacked, folder)
