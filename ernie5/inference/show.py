@@ -17,7 +17,7 @@ from ernie5.inference.speak import Sound, speak
 from ernie5.modality.batch import Coders
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.tokenizers.text import TextTokenizer
-from ernie5.train.trainer import Shown
+from ernie5.train.journal import Shown
 
 SHOWN_SIDE = 128  # pixels that the longer side of a small drawing is enlarged to
 MAX_SHOWN_SIDE = 512  # pixels that the longer side of a large photograph is shrunk to

@@ -11,7 +11,6 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from ernie5.data.shuffle import derive_key
 from ernie5.parallel.pieces import WHOLE, Cut
 
 STACKED = ".experts."  # in the names of parameters that are stacks of matrices, each drawn by itself
@@ -43,31 +42,36 @@ def draw(model: nn.Layer, seed: int, cuts: Mapping[str, Cut]) -> None:
     """Gives the parameters that have no values theirs; `cuts`: of those of which this process has a piece."""
     for name, parameter in model.named_parameters():
         if not is_drawn(parameter):
-            _draw(parameter, derive_key(seed, name), cuts.get(name, WHOLE), STACKED in name)
+            _draw(parameter, [seed, *name.encode()], cuts.get(name, WHOLE), STACKED in name)
     paddle.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 @paddle.no_grad()
-def _draw(parameter: Tensor, key: int, cut: Cut, is_stacked: bool) -> None:
+def _draw(parameter: Tensor, address: list[int], cut: Cut, is_stacked: bool) -> None:
     if is_stacked and cut.axis == 0:
         length, *shape = parameter.shape
         first = cut.place * length
-        parts = [_drawn(parameter, shape, derive_key(key, first + i)) for i in range(length)]
+        parts = [_drawn(parameter, shape, [*address, first + i]) for i in range(length)]
         parameter.set_value(paddle.stack(parts))
     elif cut.degree > 1:
         shape = list(parameter.shape)
         shape[cut.axis] *= cut.degree
         # Paddle 3.3.1 reads a view as if it were not one, where the parameter has no memory yet.
-        parameter.set_value(cut.piece(_drawn(parameter, shape, key)).contiguous())
+        parameter.set_value(cut.piece(_drawn(parameter, shape, address)).contiguous())
     else:
-        paddle.seed(key)
+        _seed(address)
         parameter.initialize()
 
 
-def _drawn(parameter: Tensor, shape: Sequence[int], key: int) -> Tensor:
+def _drawn(parameter: Tensor, shape: Sequence[int], address: list[int]) -> Tensor:
     """What the initializer of `parameter` gives a tensor of `shape`."""
-    paddle.seed(key)
+    _seed(address)
     made = paddle.base.framework.EagerParamBase(shape, parameter.dtype)
     parameter._init_func(made, None)
     return made
+
+
+def _seed(address: list[int]) -> None:
+    """Makes what is drawn next a function of these numbers; Paddle's generator for the CPU has 32 bits of seed."""
+    paddle.seed(int(np.random.SeedSequence(address).generate_state(1)[0]))

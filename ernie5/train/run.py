@@ -51,6 +51,7 @@ from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.audio_tokenizer import RunAudio
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
+from ernie5.train.journal import Shown
 from ernie5.train.manifest import folder_name
 from ernie5.train.metrics import MetricsLog, read_metrics
 from ernie5.train.optimizer import build_optimizer
@@ -60,7 +61,8 @@ from ernie5.train.report import write_report
 from ernie5.train.rng import get_rng_states, set_rng_states
 from ernie5.train.saving import Part, Saver
 from ernie5.train.schedule import check_batches
-from ernie5.train.trainer import Services, Shown, Trainer, TrainState
+from ernie5.train.state import TrainState
+from ernie5.train.trainer import Services, Trainer
 from ernie5.train.vision_tokenizers import VisionTokenizers
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from ernie5.model.folder import from_pretrained
 from ernie5.parallel.data_parallel import ALONE, Ranks
 from ernie5.train import saving
 from ernie5.train.checkpoint import CheckpointStore
+from ernie5.train.gradients import StepGradients
 from ernie5.train.run import open_checkpoint
 from ernie5.train.trainer import Trainer
 from tests.runs import SHORT, TINY, losses, records, train
@@ -122,16 +123,16 @@ def poison(monkeypatch):
     """A step -> from here on, in that step a gradient is not a number."""
 
     def poison(nan_step: int) -> None:
-        step = Trainer._accumulate_gradients
+        accumulate = StepGradients.accumulate
 
-        def poisoned(self, *arguments):
-            result = step(self, *arguments)
-            if self.state.step == nan_step:
-                gradient = self.model.decoder.layers[1].self_attn.q_proj.weight.grad
+        def poisoned(self, step, *arguments):
+            result = accumulate(self, step, *arguments)
+            if step == nan_step:
+                gradient = self.parallel.model.decoder.layers[1].self_attn.q_proj.weight.grad
                 gradient.set_value(paddle.full_like(gradient, float("nan")))
             return result
 
-        monkeypatch.setattr(Trainer, "_accumulate_gradients", poisoned)
+        monkeypatch.setattr(StepGradients, "accumulate", poisoned)
 
     return poison
 
