@@ -67,15 +67,7 @@ class Ranks:
         """What each process says, by rank, on all of them."""
         if self.size == 1:
             return [text]
-        data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
-        lengths = np.zeros(self.size, np.int64)
-        lengths[self.rank] = len(data)
-        lengths = self.summed(lengths)
-        padded = np.zeros(max(1, lengths.max()), np.uint8)
-        padded[: len(data)] = data
-        parts: list[paddle.Tensor] = []
-        guarded(lambda: dist.all_gather(parts, paddle.to_tensor(padded)))
-        found = [part.numpy()[:length].tobytes() for part, length in zip(parts, lengths, strict=True)]
+        found = _gathered(text.encode(errors="surrogateescape"), self.rank, self.size)
         return [one.decode(errors="surrogateescape") for one in found]
 
     def on_first(self, work: Callable[[], None]) -> None:
@@ -108,6 +100,25 @@ ALONE = Ranks()
 def summed_by_name(values: dict[str, float], summed: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
     """Each of the values after `summed`, a sum over processes."""
     return dict(zip(values, summed(np.array(list(values.values()))).tolist(), strict=True))
+
+
+def exchanged(value: T, group: Group) -> list[T]:
+    """What each process of a group gives, in its order, on all of them. They trust each other: it is pickled."""
+    given = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return [pickle.loads(one) for one in _gathered(given, group.rank, group.nranks, group)]
+
+
+def _gathered(given: bytes, place: int, size: int, group: Group | None = None) -> list[bytes]:
+    """What each of `size` processes gives, by its place, on all of them."""
+    lengths = np.zeros(size, np.int64)
+    lengths[place] = len(given)
+    total = paddle.to_tensor(lengths)
+    _all_reduce(total, group)
+    padded = np.zeros(max(1, int(total.max())), np.uint8)
+    padded[: len(given)] = np.frombuffer(given, np.uint8)
+    parts: list[paddle.Tensor] = []
+    guarded(lambda: dist.all_gather(parts, paddle.to_tensor(padded), group=group))
+    return [part.numpy()[:length].tobytes() for part, length in zip(parts, total.tolist(), strict=True)]
 
 
 def _all_reduce(tensor: paddle.Tensor, group: Group | None = None) -> None:

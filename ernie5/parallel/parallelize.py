@@ -36,6 +36,8 @@ class ParallelModel:
         self.cuts: dict[str, Cut] = {}  # of parameters of which this process has a piece
         self._pipeline, self._share_tokens = None, TokenShare(mesh, ranks.rank)
         self._stage_group = own_group(mesh, ranks.rank, mesh.stage) if mesh.pipeline > 1 else None
+        # of all stages, who have the same rows: None where no other process has them
+        self.row_group = own_group(mesh, ranks.rank, lambda rank: mesh.group(rank, "pipeline", "context", "tensor"))
         hcg = join_fleet(mesh) if mesh.is_model_shared else None
         if mesh.pipeline > 1:
             self._pipeline = Pipeline(model, mesh, hcg, layer_counts)

@@ -49,8 +49,8 @@ class Sent(NamedTuple):
     array: np.ndarray
 
 
-def make_request(rows: UnifiedSequence, vision_bits: int, scale_weight_power: float) -> EncodeRequest | None:
-    """For stacked rows [batch, seq]; None if nothing in them needs a tokenizer.
+def make_request(rows: UnifiedSequence, vision_bits: int = 0, scale_weight_power: float = 0.5) -> EncodeRequest | None:
+    """For stacked rows [batch, seq]; None if nothing in them needs a tokenizer. The numbers choose a worker's coder.
 
     Pixels that are only looked at are left out: the backbone's own encoder takes them as they are.
     """
@@ -59,6 +59,14 @@ def make_request(rows: UnifiedSequence, vision_bits: int, scale_weight_power: fl
     if not drawn and not heard:
         return None
     return EncodeRequest(drawn, heard, rows.input_ids.shape[1], vision_bits, scale_weight_power)
+
+
+def encode_media(request: EncodeRequest, coders: Coders) -> EncodedMedia:
+    """The answer."""
+    return EncodedMedia(
+        coders.vision.encode(request.drawn, request.seq_len).generated if request.drawn else None,
+        coders.audio.encode(request.heard, request.seq_len) if request.heard else None,
+    )
 
 
 def answering_coders(encoded: EncodedMedia | None) -> Coders:

@@ -10,9 +10,10 @@ from ernie5.config.schema import OpsConfig
 from ernie5.errors import UserError
 from ernie5.layers.network_folder import digest
 from ernie5.modality.audio_codes import AudioCoder
+from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
 from ernie5.ops.runtime import configure, start_paddle
-from ernie5.services.media import EncodedMedia, EncodeRequest, described, to_arrays
+from ernie5.services.media import EncodedMedia, EncodeRequest, described, encode_media, to_arrays
 from ernie5.tokenizers.audio.speaker import SpeakerEncoder
 from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
@@ -57,13 +58,9 @@ class EncodingWorker:
             raise RuntimeError(f"{self._culprit(request)}: {type(error).__name__}: {error}") from None
 
     def _encode(self, request: EncodeRequest) -> EncodedMedia:
-        drawn = sounds = None
-        if request.drawn:
-            coder = VisionCoder(self.vision[request.vision_bits], request.scale_weight_power)
-            drawn = coder.encode(request.drawn, request.seq_len).generated
-        if request.heard:
-            sounds = self.audio.encode(request.heard, request.seq_len)
-        return to_arrays(EncodedMedia(drawn, sounds))
+        tokenizer = self.vision[request.vision_bits] if request.drawn else None
+        coders = Coders(VisionCoder(tokenizer, request.scale_weight_power), self.audio)
+        return to_arrays(encode_media(request, coders))
 
     def _culprit(self, request: EncodeRequest) -> str:
         """The first medium that fails alone, or all where none does."""

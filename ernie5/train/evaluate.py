@@ -9,13 +9,14 @@ import paddle
 from ernie5.config.schema import MemberConfig
 from ernie5.data.packing import build_row
 from ernie5.elastic.sampler import member_subnet
-from ernie5.modality.batch import NO_CODERS, Coders, make_batch
+from ernie5.modality.batch import NO_CODERS, Coders
 from ernie5.modality.unified import UnifiedSequence, stack
 from ernie5.model.ernie5 import Losses
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.parallel.data_parallel import summed_by_name
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pipeline import Task
+from ernie5.train.encoding import encode_with, make_batches
 from ernie5.train.expert_use import ExpertWatch
 
 MODALITIES = ("text", "vision", "audio")
@@ -87,7 +88,8 @@ def evaluate(
         idle = start + at_once - count if parallel.mesh.is_model_shared else 0
         rows = ranks.from_first(_stacked(validation.rows[start : start + at_once], idle) if validation else None)
         parts = parallel.share(rows).split(rows_per_batch)
-        batches = [parallel.share_tokens(make_batch(part, coders)) for part in parts]
+        made = make_batches(parts, encode_with(coders, parts), parallel.row_group)
+        batches = [parallel.share_tokens(batch) for batch in made]
         if watch is not None:
             watch.expect(parallel.share_places(part.token_kind) for part in parts)
         for of_batch in (batch.weights() for batch in batches):

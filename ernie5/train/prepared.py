@@ -2,16 +2,20 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
+
+from paddle.distributed.communication.group import Group
 
 from ernie5.config.schema import StageConfig
 from ernie5.data.loader import Loader
 from ernie5.errors import Fault, UserError
-from ernie5.modality.batch import Batch, Coders, make_batch
+from ernie5.modality.batch import Batch, Coders
 from ernie5.modality.unified import UnifiedSequence
 from ernie5.parallel.data_parallel import Ranks
-from ernie5.services.media import answering_coders, make_request
+from ernie5.services.media import EncodedMedia, make_request
 from ernie5.services.pool import EncodingPool, Ticket
+from ernie5.train.encoding import encode_with, is_own, make_batches
 from ernie5.train.schedule import batch_rows
 
 
@@ -33,15 +37,15 @@ class _Read(NamedTuple):
     vision_bits: int
     loader_state: dict
     parts: list[UnifiedSequence]
-    tickets: list[Ticket | None]
+    tickets: dict[int, Ticket | None]  # of the parts that this process has encoded
 
 
 class PreparedSteps:
     """The steps of a run in order. Up to `ahead` are on their way behind the one that is given out.
 
-    share: stacked rows -> those of this process; bits: (stage, step of the stage) -> bits of the vision tokenizer in
-    use; coders: (stage, bits) -> what encodes where there is no pool. What is read ahead is of one stage. An error in
-    it comes when its step does.
+    share: stacked rows -> those of this process, and of all of `row_group`; bits: (stage, step of the stage) -> bits of
+    the vision tokenizer in use; coders: (stage, bits) -> what encodes where there is no pool. What is read ahead is of
+    one stage. An error in it comes when its step does.
     """
 
     def __init__(
@@ -53,9 +57,11 @@ class PreparedSteps:
         coders: Callable[[StageConfig, int], Coders],
         pool: EncodingPool | None = None,
         ahead: int = 0,
+        row_group: Group | None = None,
     ):
         self._loader, self._ranks, self._share = loader, ranks, share
         self._bits, self._coders, self._pool, self._ahead = bits, coders, pool, ahead
+        self._row_group = row_group
         self.error: UserError | Fault | None = None  # of data, which all processes have met at the same step
         self._read: deque[_Read] = deque()
         self._next_tokens = 0  # of the stage, before the next step to be read
@@ -74,10 +80,10 @@ class PreparedSteps:
         if taken.error is not None:
             raise taken.error
         if self._pool is None:
-            coders = [self._coders(stage, taken.vision_bits)] * len(taken.parts)
+            encode = encode_with(self._coders(stage, taken.vision_bits), taken.parts)
         else:
-            coders = [answering_coders(self._pool.result(t) if t is not None else None) for t in taken.tickets]
-        batches = [make_batch(part, of_part) for part, of_part in zip(taken.parts, coders, strict=True)]
+            encode = partial(self._answer, taken)
+        batches = make_batches(taken.parts, encode, self._row_group)
         return PreparedStep(taken.rows, batches, taken.vision_bits, taken.loader_state)
 
     def _read_ahead(self, stage: StageConfig, step: int) -> None:
@@ -87,14 +93,15 @@ class PreparedSteps:
             self._read.append(self._read_step(stage, step + len(self._read)))
 
     def _read_step(self, stage: StageConfig, place: int) -> _Read:
-        """One process reads, for all: the work of encoding is done once. Each asks for the media of its own share."""
+        """One process reads, for all: the work of encoding is done once. Those who share rows share what they ask."""
         found = self._ranks.from_first(self._rows(batch_rows(stage, self._next_tokens)))
         bits = self._bits(stage, place)
         if isinstance(found, Exception):
-            return _Read(place, None, found, bits, {}, [], [])
+            return _Read(place, None, found, bits, {}, [], {})
         self._next_tokens += found.input_ids.size
         parts = self._share(found).split(stage.micro_batch_rows)
-        tickets = [self._submitted(part, stage, bits) for part in parts] if self._pool is not None else []
+        own = {n: part for n, part in enumerate(parts) if self._pool is not None and is_own(n, self._row_group)}
+        tickets = {number: self._submitted(part, stage, bits) for number, part in own.items()}
         state = self._loader.state_dict() if self._loader is not None else {}
         return _Read(place, found, None, bits, state, parts, tickets)
 
@@ -110,3 +117,7 @@ class PreparedSteps:
     def _submitted(self, part: UnifiedSequence, stage: StageConfig, bits: int) -> Ticket | None:
         request = make_request(part, bits, stage.vision.scale_weight_power)
         return self._pool.submit(request) if request is not None else None
+
+    def _answer(self, taken: _Read, number: int) -> EncodedMedia | None:
+        ticket = taken.tickets[number]
+        return self._pool.result(ticket) if ticket is not None else None

@@ -76,7 +76,9 @@ class Trainer:
         self.vision, self.audio = vision, audio
         self.services = services
         ahead = config.services.ahead if pool is not None else 0
-        self.prepared = PreparedSteps(loader, self.ranks, parallel.share, self._bits, self._coders, pool, ahead)
+        self.prepared = PreparedSteps(
+            loader, self.ranks, parallel.share, self._bits, self._coders, pool, ahead, parallel.row_group
+        )
         self.balance = ExpertBalance(self.model)
         self.gradients = StepGradients(parallel, self.balance)
         self.journal = Journal(config.train, services.metrics)

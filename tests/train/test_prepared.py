@@ -10,6 +10,7 @@ from ernie5.data.packing import build_row
 from ernie5.errors import UserError
 from ernie5.modality.batch import Coders
 from ernie5.modality.unified import UnifiedSequence, VisualMedium, stack
+from ernie5.modality.vision_codes import VisionBatch
 from ernie5.parallel.data_parallel import ALONE
 from ernie5.services.media import EncodedMedia
 from ernie5.train.prepared import PreparedSteps
@@ -65,7 +66,7 @@ def steps_of(loader, pool=None, ahead: int = 0) -> PreparedSteps:
 
 class NoVision:
     def encode(self, media, seq_len):
-        return None
+        return VisionBatch([], None)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 100])

@@ -70,9 +70,10 @@ def test_resumed_run_loses_and_doubles_nothing_that_was_read_ahead(run_file, exp
     assert train(run_file, tmp_path, *SERVICES, resume="auto") == expected
 
 
-def test_two_processes_share_one_ray(run_file, tmp_path):
+@pytest.mark.parametrize("layout", [[], ["parallel.tensor=2"]], ids=["data", "the same rows"])
+def test_two_processes_share_one_ray(run_file, layout, tmp_path):
     for name, settings in (("inline", ()), ("services", SERVICES)):
-        options = overrides([SWITCHES, "train.max_steps=3", f"train.output_dir={tmp_path / name}", *settings])
+        options = overrides([SWITCHES, "train.max_steps=3", f"train.output_dir={tmp_path / name}", *settings, *layout])
         command = [sys.executable, str(ROOT / "tools" / "train.py"), "-c", str(run_file), *options]
         done = subprocess.run(
             [*command, "--nproc_per_node", "2"], capture_output=True, text=True, cwd=ROOT, timeout=120
