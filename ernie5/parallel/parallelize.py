@@ -5,6 +5,7 @@ of it, and on one process nothing of it happens.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import paddle
@@ -18,7 +19,7 @@ from ernie5.parallel.context import ContextParallelAttention
 from ernie5.parallel.data_parallel import ALONE, Ranks
 from ernie5.parallel.expert import spread_experts
 from ernie5.parallel.mesh import Mesh
-from ernie5.parallel.pieces import Cut
+from ernie5.parallel.pieces import WHOLE, Cut
 from ernie5.parallel.pipeline import Pipeline, Task
 from ernie5.parallel.replicas import Replicas
 from ernie5.parallel.tensor import cut_matrices
@@ -50,13 +51,21 @@ class ParallelModel:
             for block in model.blocks().values():
                 block.self_attn.attend = attend
         self.replicas = list(self._shared_parameters())
+        runs = {name: run for replicas in self.replicas for name, run in replicas.runs.items()}
+        # Where what is `stepped` lies in whole parameters.
+        self.stepped_cuts = self.cuts | {
+            name: self.cuts.get(name, WHOLE)._replace(run=run) for name, run in runs.items()
+        }
 
-    def owned(self) -> list[Tensor]:
-        """The parameters that the optimizer of this process steps."""
-        return [one for replicas in self.replicas for one in replicas.owned()]
+    @cached_property
+    def stepped(self) -> dict[str, Tensor]:
+        """What the optimizer of this process steps, by the name of its parameter: the parameter, or a run of it. The
+        model is drawn when this is asked for."""
+        of_kinds = {name: one for replicas in self.replicas for name, one in replicas.stepped.items()}
+        return {name: of_kinds[name] for name, _ in self.model.named_parameters() if name in of_kinds}
 
     def counted(self) -> list[Tensor]:
-        """Those whose gradient this process alone counts in the global norm."""
+        """Those of `stepped` whose gradient this process alone counts in the global norm."""
         return [one for replicas in self.replicas for one in replicas.counted()]
 
     def share(self, rows: UnifiedSequence) -> UnifiedSequence:
@@ -111,7 +120,7 @@ class ParallelModel:
         return self.ranks.summed(values, self._stage_group)
 
     def sum_gradients(self) -> None:
-        """Every gradient of `owned` becomes the sum over all that hold the parameter."""
+        """Every gradient of `stepped` becomes the sum over all that hold the parameter."""
         for replicas in self.replicas:
             replicas.sum_gradients()
 
@@ -129,7 +138,7 @@ class ParallelModel:
         """By who holds the same: both ends of the pipeline, the replicas of a piece, of an expert, or the stage."""
         mesh, rank = self.mesh, self.ranks.rank
         tied = dict(self._pipeline.tied()) if self._pipeline is not None else {}
-        kinds: dict[str, list[Tensor]] = {"tied": [], "cut": [], "expert": [], "stage": []}
+        kinds: dict[str, dict[str, Tensor]] = {"tied": {}, "cut": {}, "expert": {}, "stage": {}}
         for name, parameter in self.model.named_parameters():
             if name in tied:
                 kind = "tied"
@@ -137,7 +146,7 @@ class ParallelModel:
                 kind = "expert"
             else:
                 kind = "cut" if name in self.cuts else "stage"
-            kinds[kind].append(parameter)
+            kinds[kind][name] = parameter
         ranks_of: dict[str, Callable[[int], Sequence[int]]] = {
             "tied": self._both_ends,
             "cut": lambda other: mesh.group(other, "data", "context"),

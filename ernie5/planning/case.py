@@ -6,7 +6,7 @@ from ernie5.config.schema import ModelConfig, StageConfig
 from ernie5.planning.assumptions import Bytes, Policy
 from ernie5.planning.layout import Layout, microbatches
 from ernie5.planning.stages import Piece, cut_layers
-from ernie5.planning.tensors import RankParameters, RankTensors, rank_tensors
+from ernie5.planning.tensors import RankParameters, rank_parameters
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,7 @@ class Case:
 
     def parameters(self, rank: int) -> RankParameters:
         """Of a GPU of a pipeline rank."""
-        return self.tensors(rank).parameters
-
-    def tensors(self, rank: int) -> RankTensors:
-        """The sizes of those."""
-        return rank_tensors(self.model, self.layout, self.stage.max_seq_len, rank)
+        return rank_parameters(self.model, self.layout, self.stage.max_seq_len, rank)
 
     def layer_kinds(self, pieces: tuple[Piece, ...]) -> tuple[int, int]:
         """(layers with a dense MLP, layers that route) in these pieces, the prediction block among them."""

@@ -1,6 +1,5 @@
 """What fills a GPU's memory, by cause, in bytes."""
 
-import heapq
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +9,7 @@ from ernie5.planning.layout import Layout
 from ernie5.planning.routing import expected_groups
 from ernie5.planning.schedule import pieces_in_flight
 from ernie5.planning.stages import Piece
-from ernie5.planning.tensors import RankTensors
+from ernie5.planning.tensors import RankParameters
 
 ROUTER_BYTES = 4  # of its input, in float32 whatever the model is in
 CHOICE_BYTES = 20  # of a token's choice: weight (4), expert and place in the sorted order (8 each)
@@ -49,7 +48,7 @@ def rank_memory(case: Case, rank: int) -> Memory:
     return Memory(
         weights=float(parameters.total * numbers.weight),
         gradients=float((parameters.total - parameters.frozen) * numbers.gradient),
-        optimizer=optimizer_bytes(case.tensors(rank), layout, case.policy),
+        optimizer=optimizer_bytes(parameters, layout, case.policy),
         activations=activations,
         loss=loss_bytes(case) if pieces[-1].is_last else 0.0,
         buffers=buffer_bytes(case),
@@ -57,29 +56,26 @@ def rank_memory(case: Case, rank: int) -> Memory:
     )
 
 
-def optimizer_bytes(tensors: RankTensors, layout: Layout, policy: Policy) -> float:
-    """Of the GPU that has most, state * what it owns. ZeRO-1 (arXiv:1910.02054): of `sharding` neighbours on the data
-    axis one owns each tensor and keeps its state; of the experts' tensors one of those that have the same experts. The
-    largest tensor goes to whoever has least, for each kind of tensor anew.
+def optimizer_bytes(parameters: RankParameters, layout: Layout, policy: Policy) -> float:
+    """Of the GPU that has most, state * what it owns. ZeRO-1 (arXiv:1910.02054): of each kind of parameters `sharding`
+    neighbours on the data axis have an even share, to one element; of the experts', those that have the same experts.
     """
-    return float(policy.bytes.state * _fullest(tensors, layout.sharding, layout.expert_sharding))
+    return float(policy.bytes.state * _fullest(parameters, layout.sharding, layout.expert_sharding))
 
 
 @lru_cache(maxsize=4096)
-def _fullest(tensors: RankTensors, sharding: int, expert_sharding: int) -> int:
+def _fullest(parameters: RankParameters, sharding: int, expert_sharding: int) -> int:
     """Parameters of the owner that has most."""
-    dense = [_owned(sizes, sharding) for sizes in (tensors.cut, tensors.whole, tensors.tied)]
-    experts, step = _owned(tensors.experts, expert_sharding), sharding // expert_sharding
-    return max(sum(of_kind[i] for of_kind in dense) + experts[i // step] for i in range(sharding))
+    dense, step = (parameters.cut, parameters.whole, parameters.tied), sharding // expert_sharding
+    return max(
+        sum(_share(size, sharding, i) for size in dense) + _share(parameters.experts, expert_sharding, i // step)
+        for i in range(sharding)
+    )
 
 
-def _owned(sizes: tuple[int, ...], parts: int) -> list[int]:
-    """What each of `parts` owners has of tensors of these sizes."""
-    owned = [(0, i) for i in range(parts)]  # a heap: the emptiest first
-    for size in sorted(sizes, reverse=True):
-        filled, i = owned[0]
-        heapq.heapreplace(owned, (filled + size, i))
-    return [filled for filled, _ in sorted(owned, key=lambda one: one[1])]
+def _share(size: int, owners: int, owner: int) -> int:
+    """Of a line of so many elements (`shares` in `parallel/runs.py`)."""
+    return size * (owner + 1) // owners - size * owner // owners
 
 
 def piece_activation_bytes(case: Case, piece: Piece) -> float:

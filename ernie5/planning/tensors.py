@@ -1,15 +1,13 @@
-"""The tensors of parameters that lie on a GPU, by who else has them. Sizes alone: nothing is built."""
+"""The parameters that lie on a GPU, by who else has them. Sizes of tensors alone: nothing is built."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from ernie5.config.schema import ModelConfig, VisionConfig
 from ernie5.planning.layout import Layout
 from ernie5.planning.parameters import count_parameters
 from ernie5.planning.stages import Piece, cut_layers
-
-Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,25 +25,7 @@ class RankParameters:
         return self.cut + self.whole + self.tied + self.experts + self.frozen
 
 
-@dataclass(frozen=True)
-class RankTensors:
-    """Sizes of the tensors of `RankParameters`."""
-
-    cut: Sizes
-    whole: Sizes
-    tied: Sizes
-    experts: Sizes
-    frozen: Sizes
-
-    @cached_property
-    def parameters(self) -> RankParameters:
-        return RankParameters(*(sum(getattr(self, kind)) for kind in KINDS))
-
-
-KINDS = ("cut", "whole", "tied", "experts", "frozen")
-
-
-def rank_tensors(model: ModelConfig, layout: Layout, seq_len: int, rank: int) -> RankTensors:
+def rank_parameters(model: ModelConfig, layout: Layout, seq_len: int, rank: int) -> RankParameters:
     """Those of a GPU of pipeline rank `rank`, its pieces together.
 
     The sum over the ranks of a pipeline, tensor and expert group, what is `whole` and `tied` counted once, is
@@ -53,18 +33,16 @@ def rank_tensors(model: ModelConfig, layout: Layout, seq_len: int, rank: int) ->
     """
     pieces = cut_layers(model, layout.pipeline, layout.virtual_stages, seq_len)[rank]
     degrees = Layout(pipeline=min(layout.pipeline, 2), tensor=layout.tensor, expert=layout.expert)  # all that matters
-    return _tensors(model, pieces, degrees)
+    return _parameters(model, pieces, degrees)
 
 
 @lru_cache(maxsize=4096)
-def _tensors(model: ModelConfig, pieces: tuple[Piece, ...], layout: Layout) -> RankTensors:
-    found = [one for piece in pieces for one in _piece(model, piece, layout)]
-    return RankTensors(*(tuple(size for of_kind, size in found if of_kind == kind) for kind in KINDS))
-
-
-def rank_parameters(model: ModelConfig, layout: Layout, seq_len: int, rank: int) -> RankParameters:
-    """The parameters of a GPU of pipeline rank `rank`."""
-    return rank_tensors(model, layout, seq_len, rank).parameters
+def _parameters(model: ModelConfig, pieces: tuple[Piece, ...], layout: Layout) -> RankParameters:
+    sizes = {field.name: 0 for field in fields(RankParameters)}
+    for piece in pieces:
+        for kind, size in _piece(model, piece, layout):
+            sizes[kind] += size
+    return RankParameters(**sizes)
 
 
 def _piece(model: ModelConfig, piece: Piece, layout: Layout) -> Iterator[tuple[str, int]]:

@@ -118,7 +118,7 @@ def _rank_time(case: Case, cluster: Cluster, rank: int, traffic: dict[str, Flow]
 def _optimizer(case: Case, cluster: Cluster, rank: int) -> float:
     """States read and written, gradients read, weights written: bound by memory."""
     numbers = case.bytes
-    states = optimizer_bytes(case.tensors(rank), case.layout, case.policy)
+    states = optimizer_bytes(case.parameters(rank), case.layout, case.policy)
     touched = states * (2 + (numbers.gradient + numbers.weight) / numbers.state)
     return touched / (cluster.memory_gb_per_s * 1e9 * MEMORY)
 

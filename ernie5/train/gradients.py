@@ -68,7 +68,7 @@ class StepGradients:
         def summed(squares: float) -> float:
             return float(self.parallel.ranks.summed(np.array([squares]))[0])
 
-        return clip_grad_norm(self.parallel.owned(), clip_norm, self.parallel.counted(), summed)
+        return clip_grad_norm(self.parallel.stepped.values(), clip_norm, self.parallel.counted(), summed)
 
     def idle_batches(self, rows: UnifiedSequence, micro_batch_rows: int, count: int) -> list[Batch]:
         """Batches of pads for a process that has fewer than others: where experts are spread, all have to be there."""
@@ -94,7 +94,7 @@ class StepGradients:
         origin = first_named(
             ranks, next((name for name, one in self.own_losses.items() if not math.isfinite(one)), None)
         )
-        where = first_named(ranks, first_not_finite(self.parallel.model))
+        where = first_named(ranks, first_not_finite(self.parallel.stepped))
         makers = self.parallel.makers_of_not_finite() if ranks.size > 1 else []
         of_loss = f" (that of {origin[1]}{f' on process {origin[0]}' if ranks.size > 1 else ''})" if origin else ""
         return (

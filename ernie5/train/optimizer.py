@@ -1,7 +1,7 @@
 """AdamW with decoupled weight decay, and clipping by the global norm."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import paddle
 from paddle import nn
@@ -13,14 +13,18 @@ from ernie5.ops.adamw import AdamW, scale_all, sums_of_squares
 DECAYED_NDIM = 2  # matrices, embeddings and stacked experts are decayed; norm weights and biases are not
 
 
-def build_optimizer(model: nn.Layer, config: OptimizerConfig, owned: Sequence[paddle.Tensor] | None = None) -> AdamW:
-    """Of all parameters, or those `owned`. The learning rate is set before every step. Parameters in a half type get
-    float32 master weights."""
-    parameters = list(model.parameters() if owned is None else owned)
+def build_optimizer(
+    model: nn.Layer, config: OptimizerConfig, stepped: Mapping[str, paddle.Tensor] | None = None
+) -> AdamW:
+    """Of all parameters, or of what is `stepped` by their names: parameters, or runs of them that have a parameter's
+    decay and learning rate. The rate is set before every step. What is in a half type gets float32 master weights."""
+    of_model = dict(model.named_parameters())
+    stepped = of_model if stepped is None else stepped
+    parameters = list(stepped.values())
     for layer in model.sublayers():
         if isinstance(layer, Router):
             layer.weight.optimize_attr["learning_rate"] = config.router_lr_scale
-    decayed = {parameter.name for parameter in parameters if parameter.ndim >= DECAYED_NDIM}
+    decayed = {one.name for name, one in stepped.items() if of_model[name].ndim >= DECAYED_NDIM}
     return AdamW(
         learning_rate=0.0,
         beta1=config.beta1,
@@ -54,9 +58,9 @@ def clip_grad_norm(
     return norm
 
 
-def first_not_finite(model: nn.Layer) -> str | None:
-    """The structured name of the first parameter whose gradient holds a NaN or an infinity."""
-    for name, parameter in model.named_parameters():
+def first_not_finite(parameters: Mapping[str, paddle.Tensor]) -> str | None:
+    """The name of the first parameter whose gradient holds a NaN or an infinity."""
+    for name, parameter in parameters.items():
         if parameter.grad is not None and not math.isfinite(sums_of_squares([parameter.grad])[0]):
             return name
     return None

@@ -110,7 +110,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     cast_parameters(model, precision)
     if vision is not None and checkpoint is None and not isinstance(model.vision_understanding, Elsewhere):
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
-    optimizer = build_optimizer(model, config.optimizer, parallel.owned())
+    optimizer = build_optimizer(model, config.optimizer, parallel.stepped)
 
     def whole_model() -> Ernie5ForCausalLM | None:
         if not mesh.is_model_shared:
@@ -127,11 +127,11 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     saver = Saver(store, ranks, config.train.async_save, checkpoint.step if checkpoint is not None else None)
 
     def checkpoint_of(state: TrainState, loader_state: dict, score: float | None = None) -> dict:
-        tensors = export_optimizer(optimizer, model)
+        tensors = export_optimizer(optimizer, parallel.stepped)
         return dict(
             step=state.step,
             model=Part(model.state_dict(), parallel.cuts),
-            optimizer=Part(tensors, state_cuts(tensors, parallel.cuts)),
+            optimizer=Part(tensors, state_cuts(tensors, parallel.stepped_cuts)),
             state={
                 "train": asdict(state),
                 "loader": loader_state,
@@ -338,13 +338,12 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint, audio: RunAudio | None) -
     parallel = trainer.parallel
     tensors, state = checkpoint.model_tensors(), checkpoint.optimizer_tensors()
     if parallel.mesh.is_divided:
-        held, owned = trainer.model.state_dict().keys(), {id(one) for one in parallel.owned()}
-        stepped = {name for name, one in trainer.model.named_parameters() if id(one) in owned}
+        held = trainer.model.state_dict().keys()
         tensors = own_pieces({name: tensors[name] for name in held if name in tensors}, parallel.cuts)
-        state = {name: array for name, array in state.items() if name.rpartition("/")[0] in stepped}
-        state = own_pieces(state, state_cuts(state, parallel.cuts))
+        state = {name: array for name, array in state.items() if name.rpartition("/")[0] in parallel.stepped}
+        state = own_pieces(state, state_cuts(state, parallel.stepped_cuts))
     assign(trainer.model.state_dict().items(), tensors, checkpoint.path)
-    import_optimizer(trainer.optimizer, trainer.model, state, checkpoint.path)
+    import_optimizer(trainer.optimizer, parallel.stepped, state, checkpoint.path)
     try:
         state = TrainState(**checkpoint.state["train"])
         set_rng_states(checkpoint.state["rng"])

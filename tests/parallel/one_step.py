@@ -22,6 +22,10 @@ CASES = {  # processes, degrees, changes of the model, recompute
     "pipeline, its own head": (2, {"pipeline": 2}, PLAIN, "none"),
     "pipeline, its own head and a block": (2, {"pipeline": 2}, {"tie_word_embeddings": False}, "none"),
     "pipeline and experts, recomputed": (2, {"pipeline": 2}, {"moe.num_dense_layers": 2}, "full"),
+    "sharding over three": (3, {"sharding": 3}, {}, "none"),
+    "tensor, sharding": (4, {"tensor": 2, "sharding": 2}, {"attention.use_bias": True}, "none"),
+    "pipeline, experts, sharding": (4, {"pipeline": 2, "expert": 2, "sharding": 2}, {}, "none"),
+    "two cohorts": (4, {"sharding": 2}, {}, "none"),
 }
 
 
@@ -106,8 +110,10 @@ def main(count: int, case: str, folder: Path) -> None:
         tasks = [Task(parallel.share_tokens(make_batch(part)), counted) for part in own.split(2)]
         parallel.forward_backward(tasks, full_subnet(model.config))
         parallel.sum_gradients()
-        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-        whole = gather_to_first(ranks, gradients, parallel.cuts)
+        own = {id(one) for one in parallel.stepped.values()}
+        assert all(one.grad is None for one in model.parameters() if id(one) not in own)
+        gradients = {name: one.grad for name, one in parallel.stepped.items() if one.grad is not None}
+        whole = gather_to_first(ranks, gradients, parallel.stepped_cuts)
         loss = ranks.summed(np.array([float(sum(total))]))
         squares = sum(
             float((one.grad.astype("float64") ** 2).sum()) for one in parallel.counted() if one.grad is not None

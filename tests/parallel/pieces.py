@@ -47,10 +47,11 @@ def main(count: int, layout: str, folder: Path) -> None:
         import paddle
 
         from ernie5.parallel.data_parallel import join
-        from ernie5.parallel.pieces import Catalogue, Cut, gather_to_first
+        from ernie5.parallel.pieces import WHOLE, Catalogue, Cut, gather_to_first
+        from ernie5.parallel.runs import Run
 
         ranks = join()
-        degree = 2 if layout == "replicas" else count
+        degree = count if layout == "cut" else 2
         tensors, cuts = {}, {}
         for name, (_, _, axis) in TENSORS.items():
             if axis == "last" and ranks.rank != count - 1:
@@ -58,6 +59,12 @@ def main(count: int, layout: str, folder: Path) -> None:
             array = whole(name)
             if layout != "same" and isinstance(axis, int):
                 cuts[name] = Cut(axis, ranks.rank % degree, degree)
+            if layout == "runs" and axis != "last":
+                cut = cuts.get(name, WHOLE)
+                piece = cut.piece(array)
+                ends = (0, piece.size // 3 + 1, piece.size)[ranks.rank // degree :]
+                cuts[name] = cut._replace(run=Run(piece.shape, *ends[:2]))
+            if name in cuts:
                 array = cuts[name].piece(array)
             tensors[name] = paddle.to_tensor(array)  # of uint16 it makes bfloat16
         collected = Catalogue(ranks, tensors, cuts, to_first=False).collect(tensors, copied=True)

@@ -26,6 +26,7 @@ MIXED = {
     "experts over eight": (8, ["expert=8"]),
     "optimizer over two of four": (4, ["sharding=2"]),
     "three stages": (3, ["pipeline=3"]),
+    "optimizer over three": (3, ["sharding=3"]),
     "stages of data": (4, ["pipeline=2", "sharding=2"]),
     "stages and experts": (4, ["pipeline=2", "expert=2"]),
     "tensor and experts": (4, ["tensor=2", "expert=4", "sharding=2"]),
@@ -131,10 +132,18 @@ def test_interleaved_stages_learn_the_same(run_file, deep, layout):
 
 
 @pytest.mark.slow
-def test_it_goes_on_in_other_layouts(run_file, one):
-    folder = run_file.parent / "changes"
-    for steps, layout in ((6, "the report's"), (11, "context and tensor"), (15, "three stages"), (20, "experts")):
-        processes, degrees = MIXED[layout]
+@pytest.mark.parametrize(
+    "layouts",
+    [
+        ("the report's", "context and tensor", "three stages", "experts"),
+        ("tensor and experts", "optimizer over three", "stages of data", "alone"),
+    ],
+    ids=" - ".join,
+)
+def test_it_goes_on_in_other_layouts(run_file, one, layouts):
+    folder = run_file.parent / f"from_{layouts[0]}".replace(" ", "_").replace("'", "")
+    for steps, layout in zip((6, 11, 15, 20), layouts, strict=True):
+        processes, degrees = (MIXED | {"alone": (1, [])})[layout]
         options = [*settings_of(degrees), f"train.max_steps={steps}", "train.save_steps=0"]
         train(run_file, folder, processes, options, *(["--resume", "auto"] if folder.exists() else []))
     assert_same(one, folder)

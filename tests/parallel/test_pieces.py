@@ -1,6 +1,7 @@
 """Whole tensors come together from their pieces, once each, on whoever writes them."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from ernie5.model.safetensors_file import map_file, write_file
 from ernie5.parallel.pieces import Catalogue, Cut, own_pieces
 from tests.parallel import pieces as program
 
-CASES = [(2, "cut"), (2, "same"), (4, "cut"), (4, "replicas")]
+CASES = [(2, "cut"), (2, "same"), (4, "cut"), (4, "replicas"), (4, "runs")]
 
 
 class Said:
@@ -27,8 +28,8 @@ class Said:
         return [text, *self._others]
 
 
-def has(shape, axis=0, place=0, degree=1, tag="F32") -> list:
-    return [tag, shape, axis, place, degree]
+def has(shape, axis=0, place=0, degree=1, tag="F32", run=None) -> list:
+    return [tag, shape, axis, degree, place, *(run or (0, math.prod(shape)))]
 
 
 def catalogue(*others: dict[str, list], to_first: bool = False, own: dict | None = None, cuts: dict | None = None):
@@ -111,12 +112,12 @@ def test_writers_have_it_and_about_as_many_bytes_each():
 def test_a_piece_is_sent_by_one_process_and_not_to_itself():
     parts = [{"a": has([4], 0, place, 2)} for place in (0, 1, 1)]
     entry = catalogue(*parts).entries["a"]
-    assert entry.writer == 1 and entry.senders == [1, 2]
+    assert entry.writer == 1 and list(entry.senders.values()) == [1, 2]
 
 
 def test_the_first_process_puts_together_what_it_has_nothing_of():
     entry = catalogue({"a": has([4])}, {"a": has([4])}, to_first=True).entries["a"]
-    assert entry.writer == 0 and entry.senders == [1]
+    assert entry.writer == 0 and list(entry.senders.values()) == [1]
 
 
 @pytest.mark.parametrize("other", [has([3]), has([4], tag="F64"), has([4], 0, 1, 2)])
@@ -128,6 +129,20 @@ def test_a_tensor_that_processes_have_differently_is_refused_by_name(other):
 def test_a_piece_that_nobody_has_is_refused_by_name():
     with pytest.raises(ValueError, match="layer.weight: no process has piece 1 of 2"):
         catalogue({"layer.weight": has([4], 0, 0, 2)})
+
+
+def test_runs_of_a_piece_come_in_the_order_of_its_memory():
+    found = catalogue(
+        *({"a": has([2, 3], 1, place, 2, run=run)} for place, run in ((0, (2, 6)), (0, (0, 2)), (1, (0, 6))))
+    )
+    entry = found.entries["a"]
+    assert entry.shape == [2, 6] and list(entry.senders.items()) == [((0, 0, 2), 2), ((0, 2, 6), 1), ((1, 0, 6), 3)]
+
+
+@pytest.mark.parametrize("runs", [[(0, 3), (4, 6)], [(0, 3), (2, 6)], [(0, 3)], [(1, 6)], [(0, 6), (0, 3)]], ids=str)
+def test_runs_that_do_not_make_up_a_piece_are_refused_by_name(runs):
+    with pytest.raises(ValueError, match=r"layer.weight: processes have the elements .* of piece 0, which has 6"):
+        catalogue(*({"layer.weight": has([6], run=run)} for run in runs))
 
 
 def test_pieces_that_would_not_be_equal_are_refused():

@@ -1,10 +1,10 @@
 """Who shares optimizer state; that gradients and updates are right is seen in whole runs (test_media_run.py)."""
 
 import paddle
-import pytest
 
 from ernie5.parallel.mesh import Mesh
-from ernie5.parallel.replicas import Replicas, balanced, buckets, cohorts
+from ernie5.parallel.replicas import Part, Replicas, buckets, cohorts
+from ernie5.parallel.runs import Run
 
 MESH = Mesh(pipeline=2, data=4, tensor=2, expert=4, sharding=2)  # stages of 8
 
@@ -28,21 +28,23 @@ def test_alone_a_process_owns_counts_and_keeps_everything():
     frozen = paddle.create_parameter([2], "float32")
     frozen.stop_gradient = True
     (parameters[0] * 2.0).sum().backward()
-    replicas = Replicas([*parameters, frozen], Mesh(), 0, Mesh().stage)
+    named = {"a": parameters[0], "b": parameters[1]}
+    replicas = Replicas(named | {"frozen": frozen}, Mesh(), 0, Mesh().stage)
     replicas.sum_gradients()
     replicas.share_updates()
-    assert replicas.owned() == replicas.counted() == parameters
+    assert replicas.stepped.keys() == named.keys() and not replicas.runs
+    assert all(replicas.stepped[name] is one for name, one in named.items())
+    assert [id(one) for one in replicas.counted()] == [id(one) for one in parameters]
     assert parameters[0].grad.tolist() == [2, 2, 2] and parameters[1].grad is None
-
-
-@pytest.mark.parametrize(("sizes", "parts", "owners"), [([4, 9, 3, 2], 2, [1, 0, 1, 1]), ([5, 5, 5], 2, [0, 1, 0])])
-def test_the_largest_goes_first_to_the_emptiest(sizes, parts, owners):
-    assert balanced(sizes, parts) == owners
 
 
 def test_a_bucket_holds_what_one_owner_has_of_a_type_up_to_its_size(monkeypatch):
     monkeypatch.setattr("ernie5.parallel.replicas.BUCKET", 10)
-    owned = [(0, 4), (0, 6), (1, 8), (0, 1), (1, 25), (1, 2), (0, 3)]
-    tensors = [(owner, paddle.zeros([size])) for owner, size in owned] + [(0, paddle.zeros([1], "float64"))]
-    found = [(owner, [tensor.size for tensor in bucket]) for owner, bucket in buckets(tensors)]
+    sizes = [(0, 4), (0, 6), (1, 8), (0, 1), (1, 25), (1, 2), (0, 3)]
+
+    def part(owner: int, size: int, dtype: str = "float32") -> Part:
+        return Part("name", paddle.zeros([30], dtype), Run((30,), 2, 2 + size), owner)
+
+    parts = [*(part(owner, size) for owner, size in sizes), part(0, 1, "float64")]
+    found = [(owner, [one.run.size for one in bucket]) for owner, bucket in buckets(parts)]
     assert sorted(found) == [(0, [1]), (0, [1, 3]), (0, [4, 6]), (1, [2]), (1, [8]), (1, [25])]

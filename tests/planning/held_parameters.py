@@ -36,7 +36,7 @@ def main(count: int, degrees: dict[str, int], folder: Path) -> None:
         found = {
             "parameters": sum(one.size for one in parallel.model.parameters()),
             "frozen": sum(one.size for one in parallel.model.parameters() if one.stop_gradient),
-            "owned": sum(one.size for one in parallel.owned()),
+            "owned": sum(one.size for one in parallel.stepped.values()),
             "stage": mesh.place(ranks.rank).pipeline,
         }
         (folder / f"held_{ranks.rank}.json").write_text(json.dumps(found))

@@ -3,6 +3,7 @@ from math import prod
 
 import pytest
 
+from ernie5.config.load import load_model_config
 from ernie5.planning.assumptions import GRADIENT_BUCKET_BYTES, LOGIT_CHUNK_BYTES, NUMBERS, Policy
 from ernie5.planning.layout import Layout
 from ernie5.planning.memory import (
@@ -14,8 +15,9 @@ from ernie5.planning.memory import (
     rank_memory,
 )
 from ernie5.planning.schedule import actions
-from ernie5.planning.tensors import RankTensors
+from ernie5.planning.tensors import RankParameters, rank_parameters
 from tests.planning.cases import MODEL, STAGE, VARIANTS, case
+from tests.runs import ROOT
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, TOP_K, FFN, DENSE_FFN, VOCAB, SEQ = 24, 8, 4, 8, 16, 3, 20, 40, 96, 64
 LAYOUT = {"tensor": 2, "pipeline": 2, "context": 2, "data": 2, "expert": 4, "sharding": 2}
@@ -90,26 +92,36 @@ def test_weights_and_gradients_are_two_bytes_each_and_frozen_ones_have_none():
     assert parameters.frozen == 0
 
 
-def test_of_tensors_that_several_have_one_owns_each():
-    tensors = RankTensors(cut=(7, 5, 4, 4), whole=(1, 1, 1), tied=(9,), experts=(6, 6, 3), frozen=(100,))
+def test_of_what_several_have_each_owns_an_even_share():
+    parameters = RankParameters(cut=20, whole=3, tied=9, experts=15, frozen=100)
 
     def owned(**degrees: int) -> float:
-        return optimizer_bytes(tensors, Layout(**degrees), Policy()) / 12
+        return optimizer_bytes(parameters, Layout(**degrees), Policy()) / 12
 
-    assert owned(data=4) == sum((7, 5, 4, 4, 3, 9, 15))
-    # 7 + 4 and 5 + 4; two of three; the one; experts over both: 6 + 3 and 6.
-    assert owned(data=4, sharding=2, expert=2) == 11 + 2 + 9 + 15  # experts of another data rank's neighbour alone
-    assert owned(data=4, sharding=4, expert=1) == 7 + 1 + 9 + 6
-    assert owned(data=4, sharding=4, expert=2) == 7 + 1 + 9 + 9  # two of the four have the same experts
+    assert owned(data=4) == 20 + 3 + 9 + 15
+    # The second of two has the odd elements; experts are another data rank's neighbour's alone.
+    assert owned(data=4, sharding=2, expert=2) == 10 + 2 + 5 + 15
+    assert owned(data=4, sharding=4, expert=1) == 5 + 1 + 3 + 4
+    assert owned(data=4, sharding=4, expert=2) == 5 + 1 + 3 + 8  # two of the four have the same experts
 
 
-def test_the_fullest_owner_has_a_share_or_one_tensor_more():
+def test_the_fullest_owner_has_a_share_and_at_most_an_element_of_each_kind_more():
     one = case(VARIANTS["all_sparse"], pipeline=2, data=8, expert=4, sharding=8)
     for rank in range(2):
-        tensors, parameters = one.tensors(rank), one.parameters(rank)
+        parameters = one.parameters(rank)
         even = (parameters.cut + parameters.whole + parameters.tied) / 8 + parameters.experts / 2
-        more = sum(max(sizes, default=0) for sizes in (tensors.cut, tensors.whole, tensors.tied, tensors.experts))
-        assert even <= rank_memory(one, rank).optimizer / 12 < even + more
+        assert even <= rank_memory(one, rank).optimizer / 12 < even + 4
+
+
+def test_the_report_s_layout_has_no_owner_of_more_than_its_share():
+    model = load_model_config(ROOT / "configs/model/full_2p4t.yaml")
+    layout = Layout(tensor=4, pipeline=12, virtual_stages=2, expert=64, data=48, sharding=48)
+    for rank in range(layout.pipeline):
+        parameters = rank_parameters(model, layout, 8192, rank)
+        dense = parameters.cut + parameters.whole + parameters.tied
+        even = dense / 48 + parameters.experts / layout.expert_sharding
+        assert optimizer_bytes(parameters, layout, Policy()) / 12 == pytest.approx(even, abs=4)
+    assert layout.expert_sharding == 3
 
 
 def test_logits_exist_for_a_chunk_of_rows():

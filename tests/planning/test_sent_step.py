@@ -4,7 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from ernie5.planning.assumptions import Policy
 from ernie5.planning.case import Case
 from ernie5.planning.layout import Layout
 from ernie5.planning.memory import layer_activation_bytes, optimizer_bytes
-from ernie5.planning.tensors import rank_parameters, rank_tensors
+from ernie5.planning.tensors import RankParameters, rank_parameters
 from ernie5.planning.traffic import rank_traffic
 from tests.planning import held_parameters, sent_step
 from tests.planning.cases import CLUSTER
@@ -64,8 +64,10 @@ def step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_weights_and_the_fullest_optimizer_are_planned_exactly(step: Step):
     for rank, found in enumerate(step.found):
         assert {one["parameters"] for one in found} == {step.case.parameters(rank).total}
-        moments = optimizer_bytes(step.case.tensors(rank), step.case.layout, FLOAT32) / 4
-        assert max(one["state"] for one in found) == moments
+        moments = optimizer_bytes(step.case.parameters(rank), step.case.layout, FLOAT32) / 4
+        states = [one["state"] for one in found]
+        assert max(states) == moments
+        assert max(states) - min(states) <= 2 * len(fields(RankParameters))  # two moments of an element of each kind
 
 
 def test_bytes_of_every_group_are_planned_within_5_percent(step: Step):
@@ -115,5 +117,6 @@ def test_a_model_that_sees_and_speaks_lies_as_planned(count: int, degrees: dict[
         of_stage = [one for one in found if one["stage"] == rank]
         planned = rank_parameters(model, layout, held_parameters.SEQ, rank)
         assert {(one["parameters"], one["frozen"]) for one in of_stage} == {(planned.total, planned.frozen)}
-        tensors = rank_tensors(model, layout, held_parameters.SEQ, rank)
-        assert max(one["owned"] for one in of_stage) == optimizer_bytes(tensors, layout, FLOAT32) / 8
+        owned = [one["owned"] for one in of_stage]
+        assert max(owned) == optimizer_bytes(planned, layout, FLOAT32) / 8
+        assert max(owned) - min(owned) <= len(fields(RankParameters))

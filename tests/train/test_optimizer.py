@@ -104,7 +104,7 @@ def test_a_norm_that_is_not_finite_is_returned_as_such(bad):
 def test_the_first_parameter_with_a_bad_gradient_is_named():
     net = Net()
     (net.matrix.sum() + net.experts.sum() * math.inf + net.norm.sum() * math.nan).backward()
-    assert first_not_finite(net) == "experts"
+    assert first_not_finite(dict(net.named_parameters())) == "experts"
     net.clear_gradients()
     (net.matrix.sum() + net.experts.sum()).backward()
-    assert first_not_finite(net) is None
+    assert first_not_finite(dict(net.named_parameters())) is None

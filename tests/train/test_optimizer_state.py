@@ -37,6 +37,10 @@ def build():
     return net, optimizer
 
 
+def named(layer):
+    return dict(layer.named_parameters())
+
+
 def train(net, optimizer, steps, late_from):
     losses = []
     for step in steps:
@@ -57,11 +61,11 @@ def test_a_resumed_optimizer_continues_bit_for_bit(tmp_path, late_from):
     net, optimizer = build()
     losses = train(net, optimizer, range(5), late_from)
     save_tensors(dict(net.named_parameters()), tmp_path, "model")
-    save_tensors(export_optimizer(optimizer, net), tmp_path, "optimizer")
+    save_tensors(export_optimizer(optimizer, named(net)), tmp_path, "optimizer")
     nn.Linear(2, 2)  # shifts the names that Paddle gives to what is built next
     net, optimizer = build()
     assign(net.named_parameters(), load_tensors(tmp_path, "model"), "model")
-    import_optimizer(optimizer, net, load_tensors(tmp_path, "optimizer"), "optimizer")
+    import_optimizer(optimizer, named(net), load_tensors(tmp_path, "optimizer"), "optimizer")
     assert losses + train(net, optimizer, range(5, 10), late_from) == expected
 
 
@@ -71,23 +75,23 @@ def test_state_is_named_by_structure_whatever_was_built_before():
     train(net, optimizer, [0], late_from=1)
     names = {f"{layer}.{part}" for layer in ("embed", "norm", "head") for part in ("weight", "bias")}
     states = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")
-    assert export_optimizer(optimizer, net).keys() == {f"{name}/{state}" for name in names for state in states}
+    assert export_optimizer(optimizer, named(net)).keys() == {f"{name}/{state}" for name in names for state in states}
 
 
 def test_an_optimizer_that_never_stepped_has_no_state_and_takes_none():
     net, optimizer = build()
-    assert export_optimizer(optimizer, net) == {}
-    import_optimizer(optimizer, net, {}, "here")
-    assert export_optimizer(optimizer, net) == {}
+    assert export_optimizer(optimizer, named(net)) == {}
+    import_optimizer(optimizer, named(net), {}, "here")
+    assert export_optimizer(optimizer, named(net)) == {}
 
 
 def test_importing_twice_keeps_the_second_state():
     net, optimizer = build()
     train(net, optimizer, [0], late_from=1)
-    state = {name: tensor.numpy().copy() for name, tensor in export_optimizer(optimizer, net).items()}
+    state = {name: tensor.numpy().copy() for name, tensor in export_optimizer(optimizer, named(net)).items()}
     train(net, optimizer, [1, 2], late_from=9)
-    import_optimizer(optimizer, net, state, "here")
-    for name, tensor in export_optimizer(optimizer, net).items():
+    import_optimizer(optimizer, named(net), state, "here")
+    for name, tensor in export_optimizer(optimizer, named(net)).items():
         np.testing.assert_array_equal(tensor.numpy(), state[name])
 
 
@@ -98,13 +102,13 @@ def test_master_weights_of_bfloat16_parameters_come_along():
     for value in (0.1, 0.0):
         optimizer = paddle.optimizer.AdamW(1e-2, parameters=layer.parameters(), multi_precision=True)
         optimizer._create_accumulators(paddle.static.default_main_program().global_block(), layer.parameters())
-        found = export_optimizer(optimizer, layer)
+        found = export_optimizer(optimizer, named(layer))
         if value:
             found["weight/master_weight"].set_value(np.full((3, 4), value, np.float32))
             found["weight/moment1"].set_value(np.full((3, 4), value, np.float32))
             exported = {name: tensor.numpy().copy() for name, tensor in found.items()}
-    import_optimizer(optimizer, layer, exported, "here")
-    found = export_optimizer(optimizer, layer)
+    import_optimizer(optimizer, named(layer), exported, "here")
+    found = export_optimizer(optimizer, named(layer))
     assert found["weight/master_weight"].dtype == paddle.float32
     assert float(found["weight/master_weight"][0, 0]) == float(found["weight/moment1"][0, 0]) == np.float32(0.1)
 
@@ -112,10 +116,10 @@ def test_master_weights_of_bfloat16_parameters_come_along():
 def test_state_of_an_unknown_parameter_is_refused_by_name():
     net, optimizer = build()
     with pytest.raises(UserError, match="here: optimizer state of 'tail.weight', which the model lacks"):
-        import_optimizer(optimizer, net, {"tail.weight/moment1": np.zeros(3, np.float32)}, "here")
+        import_optimizer(optimizer, named(net), {"tail.weight/moment1": np.zeros(3, np.float32)}, "here")
 
 
 def test_incomplete_state_is_refused_by_name():
     net, optimizer = build()
     with pytest.raises(UserError, match=r"3 missing \(embed.weight/beta1_pow_acc; embed.weight/beta2_pow_acc"):
-        import_optimizer(optimizer, net, {"embed.weight/moment1": np.zeros((3, 4), np.float32)}, "here")
+        import_optimizer(optimizer, named(net), {"embed.weight/moment1": np.zeros((3, 4), np.float32)}, "here")
