@@ -70,13 +70,25 @@ class StepGradients:
 
         return clip_grad_norm(self.parallel.stepped.values(), clip_norm, self.parallel.counted(), summed)
 
+    def micro_batches(self, rows: UnifiedSequence, num_rows: int) -> list[UnifiedSequence]:
+        """This process's part of stacked rows, in parts of at most `num_rows`."""
+        return self.parallel.share(rows).split(self._rows_each(len(rows.input_ids), num_rows))
+
+    def _rows_each(self, count: int, most: int) -> int:
+        """Of a micro-batch, of `count` rows in all. Stages send one shape, so there every micro-batch has as many."""
+        mesh = self.parallel.mesh
+        if mesh.pipeline == 1:
+            return most
+        shares = {count // mesh.data, -(-count // mesh.data)}
+        return next(rows for rows in range(most, 0, -1) if not any(share % rows for share in shares))
+
     def idle_batches(self, rows: UnifiedSequence, micro_batch_rows: int, count: int) -> list[Batch]:
         """Batches of pads for a process that has fewer than others: where experts are spread, all have to be there."""
         if self.parallel.mesh.expert == 1:
             return []
         idle = make_batch(stack([build_row([], rows.input_ids.shape[1], pad_id=0)]))
-        most = self.parallel.most_rows(rows)
-        return [self.parallel.share_tokens(idle)] * (-(-most // micro_batch_rows) - count)
+        most, num_rows = self.parallel.most_rows(rows), self._rows_each(len(rows.input_ids), micro_batch_rows)
+        return [self.parallel.share_tokens(idle)] * (-(-most // num_rows) - count)
 
     def of_modalities(self, batch: Batch, subnet: Subnet, shares: dict[str, float]) -> dict[str, float]:
         """Norms of the modalities' gradients at a layer that all of them share, for the log; by one process alone."""

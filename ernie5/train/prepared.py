@@ -43,16 +43,16 @@ class _Read(NamedTuple):
 class PreparedSteps:
     """The steps of a run in order. Up to `ahead` are on their way behind the one that is given out.
 
-    share: stacked rows -> those of this process, and of all of `row_group`; bits: (stage, step of the stage) -> bits of
-    the vision tokenizer in use; coders: (stage, bits) -> what encodes where there is no pool. What is read ahead is of
-    one stage. An error in it comes when its step does.
+    share: (stacked rows, rows of a micro-batch) -> the micro-batches of this process, and of all of `row_group`; bits:
+    (stage, step of the stage) -> bits of the vision tokenizer in use; coders: (stage, bits) -> what encodes where there
+    is no pool. What is read ahead is of one stage. An error in it comes when its step does.
     """
 
     def __init__(
         self,
         loader: Loader | None,  # of the first process
         ranks: Ranks,
-        share: Callable[[UnifiedSequence], UnifiedSequence],
+        share: Callable[[UnifiedSequence, int], list[UnifiedSequence]],
         bits: Callable[[StageConfig, int], int],
         coders: Callable[[StageConfig, int], Coders],
         pool: EncodingPool | None = None,
@@ -99,7 +99,7 @@ class PreparedSteps:
         if isinstance(found, Exception):
             return _Read(place, None, found, bits, {}, [], {})
         self._next_tokens += found.input_ids.size
-        parts = self._share(found).split(stage.micro_batch_rows)
+        parts = self._share(found, stage.micro_batch_rows)
         own = {n: part for n, part in enumerate(parts) if self._pool is not None and is_own(n, self._row_group)}
         tickets = {number: self._submitted(part, stage, bits) for number, part in own.items()}
         state = self._loader.state_dict() if self._loader is not None else {}

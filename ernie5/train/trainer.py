@@ -76,11 +76,12 @@ class Trainer:
         self.vision, self.audio = vision, audio
         self.services = services
         ahead = config.services.ahead if pool is not None else 0
-        self.prepared = PreparedSteps(
-            loader, self.ranks, parallel.share, self._bits, self._coders, pool, ahead, parallel.row_group
-        )
         self.balance = ExpertBalance(self.model)
         self.gradients = StepGradients(parallel, self.balance)
+        share = self.gradients.micro_batches
+        self.prepared = PreparedSteps(
+            loader, self.ranks, share, self._bits, self._coders, pool, ahead, parallel.row_group
+        )
         self.journal = Journal(config.train, services.metrics)
         self.stragglers = Stragglers(self.ranks, config.train.log_steps)
         self.state = TrainState()

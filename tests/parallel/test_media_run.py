@@ -118,6 +118,13 @@ def test_it_learns_what_one_process_learns(run_file, one, layout):
     assert_same(one, train(run_file, run_file.parent / name, processes, settings_of(degrees)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "degrees"), [(2, ["pipeline=2"]), (8, ["pipeline=2", "expert=4"])])
+def test_stages_take_batches_that_are_no_multiple_of_a_micro_batch(run_file, one, processes, degrees):
+    options = [*settings_of(degrees), "stages.0.micro_batch_rows=3"]
+    assert_same(one, train(run_file, run_file.parent / f"rest_{processes}", processes, options))
+
+
 @pytest.fixture(scope="module")
 def deep(run_file) -> Path:
     return train(run_file, run_file.parent / "deep", 1, MORE_LAYERS)

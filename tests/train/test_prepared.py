@@ -61,7 +61,7 @@ def steps_of(loader, pool=None, ahead: int = 0) -> PreparedSteps:
     def coders(stage: StageConfig, bits: int) -> Coders:
         return Coders(NoVision())
 
-    return PreparedSteps(loader, ALONE, lambda rows: rows, bits, coders, pool, ahead)
+    return PreparedSteps(loader, ALONE, lambda rows, num_rows: rows.split(num_rows), bits, coders, pool, ahead)
 
 
 class NoVision:
