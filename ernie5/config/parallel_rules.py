@@ -8,7 +8,7 @@ from ernie5.config.schema import Config
 
 
 def degrees_are_positive(config: Config) -> str | None:
-    message = not_positive(**asdict(config.parallel))
+    message = not_positive(**{name: value for name, value in asdict(config.parallel).items() if name != "dispatcher"})
     return f"parallel.{message}" if message else None
 
 

@@ -382,6 +382,8 @@ class ParallelConfig:
     expert: int = 1  # processes over which the experts are spread; divides data x context x tensor
     context: int = 1  # processes that share each row of tokens
     sharding: int = 1  # processes over which optimizer state is spread (ZeRO-1); divides data
+    # How tokens travel to experts. auto: by DeepEP where this Paddle has it and it takes the model's rows.
+    dispatcher: Literal["auto", "all_to_all", "deep_ep"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,15 @@ from ernie5.parallel.expert_dispatcher import ExpertParallelDispatcher
 from ernie5.parallel.pieces import Cut
 
 
-def spread_experts(model: Ernie5ForCausalLM, group: Group) -> dict[str, Cut]:
+def spread_experts(
+    model: Ernie5ForCausalLM, group: Group, dispatcher: type[ExpertParallelDispatcher]
+) -> dict[str, Cut]:
     """Leaves this process its run of the experts of every layer; name -> where that lies."""
     cuts = {}
     for name, layer in model.named_sublayers():
         if not isinstance(layer, MoE):
             continue
-        layer.dispatcher = ExpertParallelDispatcher(layer.dispatcher.num_experts, group)
+        layer.dispatcher = dispatcher(layer.dispatcher.num_experts, group)
         for key, _ in list(layer.experts.named_parameters()):
             cuts[f"{name}.experts.{key}"] = cut = Cut(0, group.rank, group.nranks)
             cut_parameter(layer.experts, key, cut)

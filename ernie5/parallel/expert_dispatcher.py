@@ -5,7 +5,7 @@ their answers comes back as one row. Counts travel first, so that nothing is pad
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import paddle
 import paddle.distributed as dist
@@ -24,21 +24,27 @@ class Travel(NamedTuple):
     received: list[int]  # rows from each
 
 
+class Waits(Protocol):
+    """What a journey is waited for with."""
+
+    def wait(self) -> object: ...
+
+
 class Dispatched(NamedTuple):
     rows: paddle.Tensor  # [rows, hidden], grouped by this process's experts
     row_weights: paddle.Tensor  # float32 [rows]
     permutation: Permutation  # of the rows that have arrived
-    travel: Travel
+    travel: object  # as in `OnTheWay`
 
 
 class OnTheWay(NamedTuple):
     """Rows that travel to this process's experts. Nothing else may travel in the group before they have `arrived`."""
 
     rows: paddle.Tensor  # [received, hidden]: to be filled
-    tasks: list
+    tasks: list[Waits]
     weights: paddle.Tensor  # float32 [received, top_k]; 0 for choices of other processes' experts
     ids: paddle.Tensor  # int64 [received, top_k]: this process's experts, their number for those of others
-    travel: Travel
+    travel: object  # what the dispatcher needs to send rows back
 
     def arrived(self, num_local: int) -> Dispatched:
         """Waits for the rows -> in the order of the experts that are here."""
@@ -104,8 +110,10 @@ class ExpertParallelDispatcher:
 
     def combine(self, rows: paddle.Tensor, dispatched: Dispatched) -> paddle.Tensor:
         """rows [rows, hidden], already weighted -> [tokens, hidden] on the processes they came from."""
-        travel = dispatched.travel
-        summed = moe_unpermute(rows, dispatched.permutation)
+        return self._back(moe_unpermute(rows, dispatched.permutation), dispatched.travel)
+
+    def _back(self, summed: paddle.Tensor, travel: Travel) -> paddle.Tensor:
+        """One row for each that has come -> the sum of a token's, where it came from."""
         back = _AllToAll.apply(summed, self.group, travel.received, travel.sent)
         free = travel.leaving.token_ids.shape[0] - back.shape[0]
         return moe_unpermute(paddle.concat([back, paddle.zeros([free, *back.shape[1:]], back.dtype)]), travel.leaving)

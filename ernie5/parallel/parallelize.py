@@ -18,6 +18,7 @@ from ernie5.model.subnet import Subnet
 from ernie5.parallel.context import ContextParallelAttention
 from ernie5.parallel.data_parallel import ALONE, Ranks
 from ernie5.parallel.expert import spread_experts
+from ernie5.parallel.expert_dispatcher import ExpertParallelDispatcher
 from ernie5.parallel.mesh import Mesh
 from ernie5.parallel.pieces import WHOLE, Cut
 from ernie5.parallel.pipeline import Pipeline, Task
@@ -30,9 +31,18 @@ from ernie5.parallel.topology import expert_group, join_fleet, own_group
 class ParallelModel:
     """This process's part of a model. All processes of the run make it, and call its methods, together."""
 
-    def __init__(self, model: Ernie5ForCausalLM, ranks: Ranks, mesh: Mesh, layer_counts: Sequence[int]):
-        """The whole model, drawn or not, loses what others have. `layer_counts`: layers of each of the pieces that
-        stages hold."""
+    def __init__(
+        self,
+        model: Ernie5ForCausalLM,
+        ranks: Ranks,
+        mesh: Mesh,
+        layer_counts: Sequence[int],
+        dispatcher: type[ExpertParallelDispatcher] = ExpertParallelDispatcher,
+    ):
+        """The whole model, drawn or not, loses what others have.
+
+        layer_counts: layers of each of the pieces that stages hold; dispatcher: what brings tokens to spread experts.
+        """
         self.model, self.ranks, self.mesh, self._place = model, ranks, mesh, mesh.place(ranks.rank)
         self.cuts: dict[str, Cut] = {}  # of parameters of which this process has a piece
         self._pipeline, self._share_tokens = None, TokenShare(mesh, ranks.rank)
@@ -43,7 +53,7 @@ class ParallelModel:
         if mesh.pipeline > 1:
             self._pipeline = Pipeline(model, mesh, hcg, layer_counts)
         if mesh.expert > 1:
-            self.cuts |= spread_experts(model, expert_group(mesh, ranks.rank, hcg))
+            self.cuts |= spread_experts(model, expert_group(mesh, ranks.rank, hcg), dispatcher)
         if mesh.tensor > 1:
             self.cuts |= cut_matrices(model, hcg.get_model_parallel_group())
         if mesh.context > 1:

@@ -36,6 +36,7 @@ from ernie5.model.weights import assign, load_tensors
 from ernie5.ops import backend
 from ernie5.parallel.cutting import Elsewhere
 from ernie5.parallel.data_parallel import Ranks, check_same, join
+from ernie5.parallel.deep_ep import choose_dispatcher
 from ernie5.parallel.initial import draw, undrawn
 from ernie5.parallel.mesh import Mesh, make_mesh
 from ernie5.parallel.parallelize import ParallelModel
@@ -93,6 +94,10 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     check_batches(config, mesh)
     store, checkpoint = open_checkpoint(run_dir, config, resume, ranks)
     precision = set_device(config.train)
+    hidden_size, wanted = config.model.hidden_size, config.parallel.dispatcher
+    dispatcher, said = choose_dispatcher(wanted, mesh.expert, hidden_size, precision)
+    if mesh.expert > 1 and ranks.is_first:
+        logger.info("tokens travel to experts by %s", said)
     train, validation = open_splits(config.data, config.train.seed)
     tokenizer_dir = run_dir / "tokenizer"
     ranks.on_first(lambda: _tokenizer(config, train, tokenizer_dir, checkpoint))
@@ -105,7 +110,7 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     model = undrawn(lambda: Ernie5ForCausalLM(config.model))
     recompute_blocks(model, config.train.recompute)
     counts = layer_counts(config.model, mesh.pipeline * config.parallel.virtual_stages, config.stages[0].max_seq_len)
-    parallel = ParallelModel(model, ranks, mesh, counts)
+    parallel = ParallelModel(model, ranks, mesh, counts, dispatcher)
     draw(model, config.train.seed, parallel.cuts)
     cast_parameters(model, precision)
     if vision is not None and checkpoint is None and not isinstance(model.vision_understanding, Elsewhere):
@@ -200,7 +205,8 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
             metrics.truncate_after(checkpoint.step)
         _write_text(run_dir / "config.yaml", dump(config))
         if not any(record["kind"] == "run" for record in read_metrics(metrics.path)):
-            metrics.write({"kind": "run", **_describe(config, tokenizer, precision)})
+            experts_by = {"dispatcher": said} if mesh.expert > 1 else {}
+            metrics.write({"kind": "run", **_describe(config, tokenizer, precision), **experts_by})
         if checkpoint is not None:
             metrics.write({"kind": "event", "step": checkpoint.step, "text": f"resumed from {checkpoint.path.name}"})
             logger.info("resumed from %s", checkpoint.path)

@@ -1,6 +1,6 @@
 """Run as a program: a layer of experts spread over processes, with its gradients, written down by each.
 
-python experts.py COUNT FOLDER
+python experts.py COUNT DISPATCHER FOLDER
 """
 
 import sys
@@ -41,7 +41,7 @@ def weights():
     return [rng.normal(scale=0.3, size=shape).astype("float32") for shape in shapes]
 
 
-def main(count: int, folder: Path) -> None:
+def main(count: int, kind: str, folder: Path) -> None:
     with other_processes(count, folder):
         from ernie5.ops.runtime import start_paddle
 
@@ -54,7 +54,9 @@ def main(count: int, folder: Path) -> None:
         from ernie5.layers.experts import Experts
         from ernie5.ops.router import Routing
         from ernie5.parallel import gloo
+        from ernie5.parallel.deep_ep import DeepEPDispatcher
         from ernie5.parallel.expert_dispatcher import ExpertParallelDispatcher
+        from tests.parallel.deep_ep_buffer import Buffer
 
         gloo.install()
         dist.init_parallel_env()
@@ -64,6 +66,8 @@ def main(count: int, folder: Path) -> None:
         for parameter, value in zip((experts.gate_up_proj, experts.down_proj), weights(), strict=True):
             parameter.set_value(value[rank * local : (rank + 1) * local])
         dispatcher, found = ExpertParallelDispatcher(EXPERTS, group), {}
+        if kind == "deep_ep":
+            dispatcher = DeepEPDispatcher(EXPERTS, group, Buffer)
         for name in CASES:
             states, ids, chosen, grad = map(paddle.to_tensor, given(name, rank))
             states.stop_gradient = chosen.stop_gradient = False
@@ -79,4 +83,4 @@ def main(count: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -17,17 +17,35 @@ from tests.parallel.experts import CASES, EXPERTS, HIDDEN, WIDTH
 pytestmark = pytest.mark.multiproc
 
 
-@pytest.fixture(scope="module", params=[2, 4, 8])
-def spread(request, tmp_path_factory) -> list[dict[str, np.ndarray]]:
-    folder = tmp_path_factory.mktemp("experts")
-    command = [sys.executable, program.__file__, str(request.param), str(folder)]
+def run(count: int, dispatcher: str, folder) -> list[dict[str, np.ndarray]]:
+    command = [sys.executable, program.__file__, str(count), dispatcher, str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
-    return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in range(request.param)]
+    return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in range(count)]
+
+
+@pytest.fixture(scope="module", params=[2, 4, 8])
+def spread(request, tmp_path_factory) -> list[dict[str, np.ndarray]]:
+    return run(request.param, "all_to_all", tmp_path_factory.mktemp("experts"))
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def by_deep_ep(request, tmp_path_factory) -> list[dict[str, np.ndarray]]:
+    return run(request.param, "deep_ep", tmp_path_factory.mktemp("deep_ep"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_deep_ep_is_what_one_process_computes(by_deep_ep, name):
+    """Over a buffer of its calls, whose rows are not numbers before they are waited for."""
+    assert_same_as_one_process(by_deep_ep, name)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_what_one_process_computes(spread, name):
+    assert_same_as_one_process(spread, name)
+
+
+def assert_same_as_one_process(spread, name):
     layer = Experts(HIDDEN, MoEConfig(num_experts=EXPERTS, num_experts_per_tok=1, moe_intermediate_size=WIDTH), 0.1)
     for parameter, value in zip((layer.gate_up_proj, layer.down_proj), program.weights(), strict=True):
         parameter.set_value(value)
