@@ -3,7 +3,7 @@
 # AUDIO_ARGS and JUDGE_ARGS to the training of the tokenizers and the judge of speech; RANKS is the number of processes that train.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ops train train-text test test-all test-reference test-paddlenlp lint format clean
+.PHONY: help setup ops train train-text test test-all test-reference test-services test-paddlenlp lint format clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -26,7 +26,7 @@ SPEAKER := runs/speaker_encoder
 # Of [1/STEPS]: what a target does before its own work is create, install and compile.
 STEPS = 2
 setup ops: STEPS = 3
-train-text test test-all test-reference: STEPS = 4
+train-text test test-all test-reference test-services: STEPS = 4
 train: STEPS = 6
 test-paddlenlp: STEPS = 3
 # A second `make train` goes on with the run that is there, and one that was changed by ARGS is not judged.
@@ -90,6 +90,10 @@ test-reference: $(VENV)/.dev $(VENV)/.operators ## set up, then test the operato
 	@$(VENV)/bin/python -m pytest -m "not slow" --ops reference \
 	    tests/ops tests/layers tests/model tests/modality tests/inference $(ARGS)
 
+test-services: $(VENV)/.scale $(VENV)/.operators ## set up with Ray, then test the tokenizers as its services
+	@echo "[4/$(STEPS)] running the tests of services, the slow ones too"
+	@$(VENV)/bin/python -m pytest tests/services tests/train/test_services_run.py $(ARGS)
+
 test-paddlenlp: $(VENV_PADDLENLP)/.installed ## set up .venv-paddlenlp, then test the PaddleNLP adapters in it
 	@echo "[3/$(STEPS)] running tests/integrations with PaddleNLP"
 	@$(VENV_PADDLENLP)/bin/python -m pytest tests/integrations $(ARGS)
@@ -126,6 +130,11 @@ $(VENV)/.dev: $(VENV)/.created $(METADATA) constraints.txt
 	@echo "[2/$(STEPS)] installing PaddlePaddle, the package and the test tools into $(@D) (about 300 MB the first time)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[train,data,dev]"
 	@touch $@ $(VENV)/.train
+
+$(VENV)/.scale: $(VENV)/.dev
+	@echo "[2/$(STEPS)] adding Ray to $(@D) (about 70 MB)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[scale]"
+	@touch $@
 
 # Without them everything runs by its definition, so that nothing here ends in an error; an older library does not stay.
 $(VENV)/.operators: $(VENV)/.train $(OPERATORS)

@@ -1,10 +1,13 @@
 """Small whole runs, in this process or in one of their own, and what they wrote."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from ernie5.config.load import load_config
 from ernie5.inference.show import show
@@ -13,6 +16,15 @@ from ernie5.train.run import run
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "run" / "tiny.yaml"
 SHORT = ("data.validation_fraction=0.02",)  # one document, so that the last evaluation is short
+
+
+def keep_gemm_kernels(patch: pytest.MonkeyPatch) -> None:
+    """Programs that are started from now on take the matrix kernels which this process has.
+
+    tools/train.py chooses for itself and for what it starts; these tests have not chosen, and MKL chooses once.
+    """
+    if "GenuineIntel" not in Path("/proc/cpuinfo").read_text():  # elsewhere `choose_gemm_kernels` would set it
+        patch.setenv("MKL_DEBUG_CPU_TYPE", os.environ.get("MKL_DEBUG_CPU_TYPE", "0"))
 
 
 def train(output_dir: Path, *overrides: str, resume: str = "") -> list[dict]:

@@ -22,6 +22,10 @@ from ernie5.train.optimizer import clip_grad_norm, first_not_finite
 from ernie5.train.state import StepLosses
 
 
+class NoLoss(Fault):
+    """Nothing in a batch is to be predicted: all processes meet it at the same step."""
+
+
 class StepGradients:
     """Of the parameters that this process's optimizer steps. All processes call its methods together."""
 
@@ -35,14 +39,14 @@ class StepGradients:
     ) -> StepLosses:
         """Gradients of the mean over the whole batch, however it is cut. `idle` has no part in it.
 
-        Fault, naming `step`, where nothing in the batch carries loss.
+        NoLoss, naming `step`, where nothing in the batch carries loss.
         """
         of_batches = [batch.weights() for batch in batches]
         own = {name: sum(weight[name] for weight in of_batches) for name in shares}
         weights = summed_by_name(own, self.parallel.summed_over_tokens)
         weights["mtp"] *= self.parallel.model.config.num_nextn_predict_layers > 0
         if not any(weights[name] for name in shares if name != "mtp"):
-            raise Fault(f"step {step}: no token of the batch carries loss; check the data with check_data.py")
+            raise NoLoss(f"step {step}: no token of the batch carries loss; check the data with check_data.py")
         sums = dict.fromkeys(shares, 0.0)
 
         def objective(losses: Losses) -> paddle.Tensor:

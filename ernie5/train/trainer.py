@@ -27,7 +27,7 @@ from ernie5.services.pool import EncodingPool
 from ernie5.train.balance import ExpertBalance
 from ernie5.train.evaluate import Score, ValidationSet, evaluate, evaluate_members
 from ernie5.train.expert_use import counts_of_all, expert_use, watch_experts
-from ernie5.train.gradients import StepGradients, loss_shares
+from ernie5.train.gradients import NoLoss, StepGradients, loss_shares
 from ernie5.train.journal import Journal, Shown
 from ernie5.train.metrics import MetricsLog
 from ernie5.train.modality_balance import averaged
@@ -114,7 +114,7 @@ class Trainer:
             if not self.state.is_finished:
                 self._finish()
         except (UserError, Fault) as error:
-            if error is self.prepared.error:  # all processes have met it
+            if error is self.prepared.error or isinstance(error, NoLoss):  # all processes have met it
                 logger.info("at step %d %s", self.state.step, self._saved_by_all())
             elif not self.parallel.mesh.is_divided and self.ranks.is_first:  # else it takes others, who may be gone
                 self._save_alone()

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-pytest.importorskip("ray", reason="services need ray: pip install 'ernie5[scale]'")
+pytest.importorskip("ray", reason="services need ray: make test-services")
 import ray
 
 from ernie5.errors import Fault, UserError
@@ -23,6 +23,7 @@ from ernie5.services.pool import EncodingPool
 from ernie5.services.worker import WorkerSetup, identity
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 from tests.audio_models import FRAME, VOICE, audio_tokenizer, speaker_encoder
+from tests.runs import keep_gemm_kernels
 from tests.vision_runs import save_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
@@ -32,9 +33,9 @@ SCALES = ((1, 1), (2, 2), (4, 4))
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """With workers that take the kernels which this process has; tools/train.py chooses for both."""
+    """On this machine, for two workers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MKL_DEBUG_CPU_TYPE", os.environ.get("MKL_DEBUG_CPU_TYPE", "0"))
+        keep_gemm_kernels(patch)
         with connected("", cpus=2) as address:
             yield address
 

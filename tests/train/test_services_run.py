@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray", reason="services need ray: pip install 'ernie5[scale]'")
+pytest.importorskip("ray", reason="services need ray: make test-services")
 import ray
 
 from ernie5.config.load import load_config
@@ -17,7 +17,7 @@ from ernie5.inference.show import show
 from ernie5.services.pool import EncodingPool
 from ernie5.train.run import run
 from tests.parallel.media_run import write_run
-from tests.runs import ROOT, TINY, losses, overrides
+from tests.runs import ROOT, TINY, keep_gemm_kernels, losses, overrides
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
 STEPS = "train.max_steps=6"
@@ -38,8 +38,7 @@ def expected(run_file) -> list[tuple]:
 
 @pytest.fixture(autouse=True)
 def same_kernels(monkeypatch) -> None:
-    """Workers take those that this process has; tools/train.py chooses for both."""
-    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", os.environ.get("MKL_DEBUG_CPU_TYPE", "0"))
+    keep_gemm_kernels(monkeypatch)
 
 
 def train(run_file: Path, output_dir: Path, *settings: str, resume: str = "", steps: str = STEPS) -> list[tuple]:
