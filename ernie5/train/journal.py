@@ -40,7 +40,7 @@ class Journal:
         self._bar = tqdm(total=total, initial=step, desc=stage.name, dynamic_ncols=True, disable=self.is_silent)
         return self._bar
 
-    def write(self, kind: str, step: int, **values) -> None:
+    def write(self, kind: str, step: int, **values: object) -> None:
         """A record of the log."""
         if not self.is_silent:
             self._metrics.write({"kind": kind, "step": step, **values})

@@ -45,7 +45,8 @@ def main(count: int, folder: Path) -> None:
                 (parameter * paddle.to_tensor(value)).sum().backward()
         frozen = paddle.create_parameter([2], "float32")
         frozen.stop_gradient = True
-        replicas.Replicas([*parameters[:2], frozen, *parameters[2:]], mesh, ranks.rank, mesh.stage).sum_gradients()
+        named = {f"parameter{i}": parameter for i, parameter in enumerate([*parameters[:2], frozen, *parameters[2:]])}
+        replicas.Replicas(named, mesh, ranks.rank, mesh.stage).sum_gradients()
         found = {f"gradient{i}": p.grad.numpy() for i, p in enumerate(parameters) if p.grad is not None}
         found["float64"] = ranks.summed(np.full(3, 0.1 + ranks.rank))
         found["int64"] = ranks.summed(np.array([2**53 + ranks.rank]))
