@@ -62,7 +62,8 @@ class Sample:
     messages: tuple[Message, ...] = ()
     origin: str  # `file:line`, for messages to the user
     begins: bool = True  # the document's beginning is in it, so `<s>` stands before it
-    ends: bool = True  # the document's end is in it, so `</s>` stands after it
+    # The document's end is in it, so `</s>` stands after it. A chat that does not end goes on with `<|assistant|>`.
+    ends: bool = True
 
     def all_segments(self) -> Iterator[Segment]:
         """The segments in order, also those inside messages."""

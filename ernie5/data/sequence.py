@@ -104,6 +104,8 @@ def encode_sample(
         # Behind a generated sound the mark of its end carries none: the heads of audio predict it.
         loss = len(parts) == 1 or parts[-1].loss or parts[-2].is_generated
         parts.append(_Part([tokenizer.eos_id], loss))
+    elif sample.messages:
+        parts.append(_Part([tokenizer.special_ids["<|assistant|>"]], False))
     return EncodedSample(
         ids=np.array([token for part in parts for token in part.ids], dtype=np.int64),
         loss=np.repeat([part.loss for part in parts], [len(part.ids) for part in parts]).astype(bool),

@@ -7,7 +7,7 @@ import paddle
 
 from ernie5.config.schema import GenerationConfig
 from ernie5.data.media_settings import MediaSettings
-from ernie5.data.sample import Audio, Sample, Segment, Text
+from ernie5.data.sample import Audio, Message, Sample, Segment, Text
 from ernie5.data.sequence import EncodedSample, encode_sample
 from ernie5.errors import UserError
 from ernie5.inference.coders import SIGHT, require_audio, require_speaker_encoder
@@ -19,15 +19,23 @@ from ernie5.model.subnet import Subnet
 from ernie5.tokenizers.text import TextTokenizer
 
 
-def encode_prompt(model: Ernie5ForCausalLM, tokenizer: TextTokenizer, segments: Sequence[Segment]) -> EncodedSample:
+def encode_prompt(
+    model: Ernie5ForCausalLM, tokenizer: TextTokenizer, prompt: Sequence[Segment] | Sequence[Message]
+) -> EncodedSample:
     """The beginning of a document, as training encodes it but with nothing dropped, masked or flipped.
 
-    Raises UserError for media that cannot be read, that the model does not take, or that are to be generated.
+    Behind the messages of a chat the assistant's turn begins. Raises UserError for media that cannot be read, that the
+    model does not take, or that are to be generated.
     """
-    for segment in segments:
+    sample = Sample(
+        segments=tuple(part for part in prompt if not isinstance(part, Message)),
+        messages=tuple(part for part in prompt if isinstance(part, Message)),
+        origin="prompt",
+        ends=False,
+    )
+    for segment in sample.all_segments():
         if not isinstance(segment, Text) and segment.role == "generate":
             raise UserError(f"{segment.source}: media of a prompt are taken in: give it the role understand")
-    sample = Sample(segments=tuple(segments), origin="prompt", ends=False)
     return encode_sample(sample, tokenizer, media=MediaSettings.uncorrupted(model.config))
 
 

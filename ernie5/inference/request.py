@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ernie5.config.schema import GenerationConfig, ResolutionConfig
-from ernie5.data.sample import Segment
+from ernie5.data.sample import Message, Segment
 
 
 class Canvas(NamedTuple):
@@ -48,7 +48,8 @@ class JsonSchema:
 class Request:
     """One prompt and how it is answered. The answer depends on nothing but this, up to rounding of equal logits."""
 
-    prompt: tuple[Segment, ...]  # text and media to understand, in order
+    # Text and media to understand, in order; or the turns of a chat, whose answer ends with `<|end|>` too.
+    prompt: tuple[Segment, ...] | tuple[Message, ...]
     config: GenerationConfig = field(default_factory=GenerationConfig)  # its `prompts` are not read
     begin: Literal["text", "image", "video", "audio"] = "text"  # a medium: it alone is the answer
     canvas: Canvas | None = None  # None: nothing is drawn, and the marks of pictures are words that are not shown

@@ -7,12 +7,12 @@ import pytest
 from ernie5.config.schema import GenerationConfig, VisionDataConfig
 from ernie5.data.media_settings import MediaSettings
 from ernie5.data.packing import Part, build_row
-from ernie5.data.sample import Image, Sample, Text, Video
+from ernie5.data.sample import Image, Message, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
 from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
 from ernie5.inference.complete import complete
-from ernie5.inference.prompt import answer
+from ernie5.inference.prompt import answer, encode_prompt
 from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import Coders, make_batch
 from ernie5.modality.unified import stack
@@ -97,3 +97,14 @@ def test_media_to_generate_are_refused_in_a_prompt(model):
 def test_missing_file_is_named(model, tmp_path):
     with pytest.raises(UserError, match="nothing.png"):
         answer(model, TEXT, [[Image(str(tmp_path / "nothing.png"), "understand")]], GREEDY)
+
+
+def test_prompt_of_a_chat_is_the_beginning_of_the_chat_in_training(model, tmp_path):
+    seen = Image(noise_picture(tmp_path, 8, 12), "understand")
+    asked = (Message("system", (Text("Be brief."),)), Message("user", (Text("Look:"), seen, Text("What is it?"))))
+    prompt = encode_prompt(model, TEXT, asked)
+    whole = Sample(messages=(*asked, Message("assistant", (Text("It"),))), origin="t")
+    trained = encode_sample(whole, TEXT, media=MediaSettings.uncorrupted(model.config))
+    assert prompt.ids[-1] == TEXT.special_ids["<|assistant|>"]
+    assert prompt.ids.tolist() == trained.ids[: len(prompt)].tolist()
+    assert np.array_equal(prompt.places.positions, trained.places.positions[: len(prompt)])
