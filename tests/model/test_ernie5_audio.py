@@ -128,7 +128,7 @@ def test_codes_of_a_frame_reach_later_positions_alone(model, samples, level):
     final = [_final_states(model, with_codes(batch, c)) for c in (codes, other)]
     difference = np.abs(final[0] - final[1]).max(-1)
     first = medium.start + changed - (1 if level < LEVELS - 1 else 0)
-    assert difference[:first].max() == 0
+    assert difference[:first].max() < 1e-5  # an expert that gets other tokens multiplies in another order
     assert (difference[first:] > 1e-4).all()
 
 
