@@ -289,6 +289,9 @@ class TrainConfig:
     """The loop around the steps. Intervals are in optimizer steps; 0 means never (but always once, at the end)."""
 
     output_dir: str = "runs/default"
+    # Model folder whose weights a new run begins with; `model:` is then that of its model.yaml, and the text tokenizer
+    # that of the folder if it has one, unless tokenizer.path names another. Empty: weights are drawn.
+    init_from: str = ""
     seed: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 with float32 master weights on GPU

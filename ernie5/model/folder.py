@@ -6,21 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie5.config.load import model_from_dict
+from ernie5.config.load import dump, model_from_dict
 from ernie5.config.schema import AttentionConfig, ModelConfig, MoEConfig
 from ernie5.errors import UserError
 from ernie5.model.checkpoint_names import to_folder_name
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.safetensors_file import dtype_tag
-from ernie5.model.weights import assign, load_tensors, save_tensors
+from ernie5.model.undrawn import undrawn
+from ernie5.model.weights import assign, check_fit, load_tensors, save_tensors
 from ernie5.tokenizers.audio.speaker import SpeakerEncoder
 from ernie5.tokenizers.audio.tokenizer import AudioTokenizer
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ernie5.model.safetensors_file import Storable
 
 ARCHITECTURE, MODEL_TYPE = "Ernie5ForCausalLM", "ernie5"
+GENERATION_FILE = "generation_config.json"
+MODEL_YAML = "model.yaml"  # the settings of config.json, for the `include:` of a run that begins with the weights
 VISION_TOKENIZER, AUDIO_TOKENIZER, SPEAKER_ENCODER = "vision_tokenizer", "audio_tokenizer", "speaker_encoder"  # folders
 _SECTIONS = {"attention": AttentionConfig, "moe": MoEConfig}
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -63,8 +68,9 @@ def save_folder(
         AudioTokenizer.from_pretrained(audio_tokenizer_dir).save_pretrained(folder / AUDIO_TOKENIZER)
     if speaker_encoder_dir is not None:
         SpeakerEncoder.from_pretrained(speaker_encoder_dir).save_pretrained(folder / SPEAKER_ENCODER)
+    (folder / MODEL_YAML).write_text(dump(config), encoding="utf-8")
     _write_json(folder / "config.json", about | token_ids | flat_config(config))
-    _write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
+    _write_json(folder / GENERATION_FILE, {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
     return folder
 
 
@@ -75,6 +81,17 @@ def from_pretrained(folder: Path | str) -> Ernie5ForCausalLM:
     named = ((to_folder_name(name), tensor) for name, tensor in model.state_dict().items())
     assign(named, load_tensors(folder), folder, cast=True)
     return model
+
+
+def load_weights(folder: Path | str, config: ModelConfig) -> "dict[str, np.ndarray]":
+    """A folder's tensors by their names in the model of `config`, over mapped files; bfloat16 as bits in `uint16`.
+
+    Raises UserError where they are not those of that model.
+    """
+    tensors = load_tensors(Path(folder))
+    parameters = undrawn(lambda: Ernie5ForCausalLM(config)).state_dict()
+    check_fit({to_folder_name(name): parameter for name, parameter in parameters.items()}, tensors, folder, cast=True)
+    return {name: tensors[to_folder_name(name)] for name in parameters}
 
 
 def read_config(folder: Path | str) -> ModelConfig:
@@ -92,6 +109,27 @@ def read_config(folder: Path | str) -> ModelConfig:
         found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
         raise UserError(f"{path}: model_type is {found!r}, not {MODEL_TYPE!r}; name the folder of an ernie5 model")
     return model_from_dict(nested_config({k: v for k, v in values.items() if k not in _ABOUT}), str(path))
+
+
+def require_new(folder: Path | str) -> Path:
+    """The folder, which is made if it is not there; UserError if there is something in it."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: holds something already; name a new folder, or empty this one")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def tokenizers_in(folder: Path | str) -> dict[str, Path]:
+    """What `save_folder` takes of the tokenizers that lie in a model folder, by the names of its parameters."""
+    folder = Path(folder)
+    found = {
+        "tokenizer_dir": folder if (folder / "tokenizer_config.json").exists() else None,
+        "vision_tokenizer_dir": folder / VISION_TOKENIZER,
+        "audio_tokenizer_dir": folder / AUDIO_TOKENIZER,
+        "speaker_encoder_dir": folder / SPEAKER_ENCODER,
+    }
+    return {name: path for name, path in found.items() if path is not None and path.is_dir()}
 
 
 def flat_config(config: ModelConfig) -> dict[str, Any]:

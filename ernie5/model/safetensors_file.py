@@ -10,7 +10,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from ernie5.errors import UserError
 if TYPE_CHECKING:
     import paddle
 
-    Storable = paddle.Tensor | np.ndarray
+    Storable = paddle.Tensor | np.ndarray | "Deferred"
 
 NUMPY_OF_TAG = {
     "F64": np.dtype("<f8"),
@@ -63,9 +63,18 @@ class TensorSpec:
     end: int
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """A tensor that is made when it is written, and not kept: a folder becomes another without lying in memory."""
+
+    dtype: np.dtype  # `uint16`: the bits of bfloat16, as everywhere here
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]  # of that dtype and shape
+
+
 def dtype_tag(tensor: "Storable") -> str:
     """The safetensors name of a tensor's dtype; raises TypeError for one that the format here does not hold."""
-    if isinstance(tensor, np.ndarray):
+    if isinstance(tensor, np.ndarray | Deferred):
         tag = TAG_OF_NUMPY.get(tensor.dtype.newbyteorder("<") if tensor.dtype.isnative else None)
     elif str(tensor.dtype) == "paddle.bfloat16":
         tag = "BF16"
@@ -78,6 +87,10 @@ def dtype_tag(tensor: "Storable") -> str:
 
 def host_array(tensor: "Storable") -> np.ndarray:
     """The tensor's elements, contiguous, in host memory; without a copy where it already is (`.numpy()` copies)."""
+    if isinstance(tensor, Deferred):
+        made = tensor.make()
+        assert (made.dtype, made.shape) == (tensor.dtype, tensor.shape), "a deferred tensor is not what it said"
+        tensor = made
     if not isinstance(tensor, np.ndarray):
         tensor = tensor.detach().contiguous()
         if not tensor.place.is_cpu_place():

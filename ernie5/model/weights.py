@@ -91,10 +91,25 @@ def assign(
 ) -> None:
     """Copies `tensors` into a model's parameters and buffers, or raises UserError naming what does not fit.
 
-    Nothing is changed unless names, shapes and dtypes all agree. With `cast`, floating dtypes may differ (bfloat16
-    weights on a CPU, which computes in float32). `source` is what a message calls the tensors' origin.
+    Nothing is changed unless they fit (`check_fit`).
     """
     parameters = dict(named_parameters)
+    check_fit(parameters, tensors, source, cast)
+    for name, parameter in parameters.items():
+        parameter.set_value(_as_dtype(tensors[name], parameter))
+
+
+def check_fit(
+    parameters: "Mapping[str, paddle.Tensor]",
+    tensors: "Mapping[str, Storable]",
+    source: Path | str,
+    cast: bool = False,
+) -> None:
+    """UserError naming what does not fit, unless names, shapes and dtypes all agree.
+
+    With `cast`, floating dtypes may differ (bfloat16 weights on a CPU, which computes in float32). `source` is what a
+    message calls the tensors' origin.
+    """
     differences = {
         "missing": [name for name in parameters if name not in tensors],
         "unknown to the model": [name for name in tensors if name not in parameters],
@@ -112,8 +127,6 @@ def assign(
     found = [f"{len(names)} {what} ({_first_names(names)})" for what, names in differences.items() if names]
     if found:
         raise UserError(f"{source}: weights of another model, {', '.join(found)}; load the model they belong to")
-    for name, parameter in parameters.items():
-        parameter.set_value(_as_dtype(tensors[name], parameter))
 
 
 def sync_folder(folder: Path) -> None:
@@ -182,7 +195,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _dtype_fits(array: np.ndarray, parameter: "paddle.Tensor", cast: bool) -> bool:
+def _dtype_fits(array: "Storable", parameter: "paddle.Tensor", cast: bool) -> bool:
     floating = ("F64", "F32", "F16", "BF16")
     stored, wanted = dtype_tag(array), dtype_tag(parameter)
     return stored == wanted or (cast and stored in floating and wanted in floating)

@@ -4,8 +4,7 @@ A model is built without memory, loses what others have, and is then drawn. The 
 of names alone, the same under every layout.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import paddle
@@ -14,14 +13,6 @@ from paddle import Tensor, nn
 from ernie5.parallel.pieces import WHOLE, Cut
 
 STACKED = ".experts."  # in the names of parameters that are stacks of matrices, each drawn by itself
-
-M = TypeVar("M", bound=nn.Layer)
-
-
-def undrawn(build: Callable[[], M]) -> M:
-    """What `build` gives, its parameters without values and memory; buffers have theirs."""
-    with paddle.utils.unique_name.guard(), paddle.LazyGuard():
-        return build()
 
 
 def like(parameter: Tensor, layer: nn.Layer, shape: Sequence[int]) -> Tensor:

@@ -13,7 +13,6 @@ import numpy as np
 from ernie5.config.schema import ModelConfig
 from ernie5.layers.router import Router
 from ernie5.modality.unified import TokenKind, UnifiedSequence
-from ernie5.model.block import Block
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.ops.router import Routing
 from ernie5.parallel.data_parallel import Ranks
@@ -51,8 +50,7 @@ class ExpertWatch:
 @contextmanager
 def watch_experts(model: Ernie5ForCausalLM) -> Iterator[ExpertWatch]:
     """The routers of this process's layers are observed from outside, and as they were afterwards."""
-    layers = enumerate(model.decoder.layers)
-    routers = {layer_id: layer.mlp.gate for layer_id, layer in layers if isinstance(layer, Block) and layer.routes}
+    routers = {layer_id: block.mlp.gate for layer_id, block in model.blocks().items() if block.routes}
     watch = ExpertWatch(routers)
 
     def hook(layer_id: int) -> Callable[[Router, tuple, Routing], None]:
@@ -68,7 +66,8 @@ def watch_experts(model: Ernie5ForCausalLM) -> Iterator[ExpertWatch]:
 
 def counts_of_all(watch: ExpertWatch, ranks: Ranks, config: ModelConfig) -> dict[int, np.ndarray]:
     """The counts of all processes, each of which saw tokens or layers of its own. All call it together."""
-    total = np.zeros([config.num_hidden_layers, len(KINDS), config.moe.num_experts], np.int64)
+    rows = config.num_hidden_layers + config.num_nextn_predict_layers
+    total = np.zeros([rows, len(KINDS), config.moe.num_experts], np.int64)
     for layer_id, count in watch.counts.items():
         total[layer_id] = count
     total = ranks.summed(total)

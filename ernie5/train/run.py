@@ -32,12 +32,13 @@ from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import save_folder
+from ernie5.model.undrawn import undrawn
 from ernie5.model.weights import assign, load_tensors
 from ernie5.ops import backend
 from ernie5.parallel.cutting import Elsewhere
 from ernie5.parallel.data_parallel import Ranks, check_same, join
 from ernie5.parallel.deep_ep import choose_dispatcher
-from ernie5.parallel.initial import draw, undrawn
+from ernie5.parallel.initial import draw
 from ernie5.parallel.mesh import Mesh, make_mesh
 from ernie5.parallel.parallelize import ParallelModel
 from ernie5.parallel.pieces import gather_to_first, own_pieces
@@ -50,6 +51,7 @@ from ernie5.services.pool import EncodingPool
 from ernie5.services.worker import WorkerSetup, identity
 from ernie5.tokenizers.text import TextTokenizer, train_tokenizer
 from ernie5.train.audio_tokenizer import RunAudio
+from ernie5.train.begin import begin_with, check_begin, tokenizer_of
 from ernie5.train.checkpoint import Checkpoint, CheckpointStore
 from ernie5.train.evaluate import ValidationSet
 from ernie5.train.journal import Shown
@@ -93,6 +95,9 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     """`stack` holds what must be ended with the run."""
     check_batches(config, mesh)
     store, checkpoint = open_checkpoint(run_dir, config, resume, ranks)
+    source = config.train.init_from if checkpoint is None else ""  # whose weights the run begins with
+    if source:
+        check_begin(source, config.model)
     precision = set_device(config.train)
     hidden_size, wanted = config.model.hidden_size, config.parallel.dispatcher
     dispatcher, said = choose_dispatcher(wanted, mesh.expert, hidden_size, precision)
@@ -111,9 +116,16 @@ def _run(config: Config, run_dir: Path, resume: str, show: Show, ranks: Ranks, m
     recompute_blocks(model, config.train.recompute)
     counts = layer_counts(config.model, mesh.pipeline * config.parallel.virtual_stages, config.stages[0].max_seq_len)
     parallel = ParallelModel(model, ranks, mesh, counts, dispatcher)
+    if source:
+        begin_with(source, parallel)
     draw(model, config.train.seed, parallel.cuts)
     cast_parameters(model, precision)
-    if vision is not None and checkpoint is None and not isinstance(model.vision_understanding, Elsewhere):
+    if (
+        vision is not None
+        and checkpoint is None
+        and not source
+        and not isinstance(model.vision_understanding, Elsewhere)
+    ):
         model.vision_understanding.load_cnn(vision.by_bits[vision.most_bits].encoder.state_dict())
     optimizer = build_optimizer(model, config.optimizer, parallel.stepped)
 
@@ -303,11 +315,15 @@ def open_checkpoint(
 
 
 def _tokenizer(config: Config, train: Sequence[Corpus], folder: Path, checkpoint: Checkpoint | None) -> None:
-    """Into `folder`: the one named, that of the checkpoint which is resumed, or one learned from the training split."""
+    """Into `folder`: the one named, that of the checkpoint which is resumed or of the weights that the run begins with,
+    or one learned from the training split.
+    """
     if config.tokenizer.path:
         tokenizer = TextTokenizer.from_pretrained(config.tokenizer.path)
     elif checkpoint is not None:
         tokenizer = TextTokenizer.from_pretrained(checkpoint.tokenizer_dir)
+    elif config.train.init_from and (found := tokenizer_of(config.train.init_from)) is not None:
+        tokenizer = TextTokenizer.from_pretrained(found)
     else:
         size = config.tokenizer.vocab_size or config.model.vocab_size
         texts = tqdm(

@@ -9,8 +9,9 @@ import pytest
 
 from ernie5.config.load import load_model_config
 from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.undrawn import undrawn
 from ernie5.parallel.cutting import cut_parameter
-from ernie5.parallel.initial import draw, is_drawn, undrawn
+from ernie5.parallel.initial import draw, is_drawn
 from ernie5.parallel.pieces import Cut
 from tests.runs import ROOT
 
@@ -106,8 +107,9 @@ from ernie5.ops.runtime import start_paddle
 start_paddle(1)
 from ernie5.config.load import load_model_config
 from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.undrawn import undrawn
 from ernie5.parallel.cutting import cut_parameter
-from ernie5.parallel.initial import draw, undrawn
+from ernie5.parallel.initial import draw
 from ernie5.parallel.pieces import Cut
 
 config, degree = load_model_config(sys.argv[1]), int(sys.argv[2])
