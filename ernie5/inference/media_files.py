@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -73,17 +74,14 @@ def save_webp(path: str | Path, frames: np.ndarray, fps: float) -> None:
     A film that stands still becomes a picture.
     """
     delays = np.diff(_times(path, len(frames), fps, ticks=1000))
-    pictures = [Image.fromarray(frame) for frame in frames]
     with replacing(path) as temporary:
-        pictures[0].save(
-            temporary,
-            format="WEBP",
-            save_all=True,
-            append_images=pictures[1:],
-            duration=delays.tolist(),
-            loop=0,
-            lossless=True,
-        )
+        write_webp(temporary, frames, delays.tolist())
+
+
+def write_webp(file: Path | BinaryIO, frames: np.ndarray, delays: list[int]) -> None:
+    """The film as `save_webp` makes it; `delays` are milliseconds that each frame is shown."""
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(file, format="WEBP", save_all=True, append_images=others, duration=delays, loop=0, lossless=True)
 
 
 def save_mp4(path: str | Path, frames: np.ndarray, fps: float) -> None:
