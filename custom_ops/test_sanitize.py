@@ -25,7 +25,7 @@ def test_nothing_is_found(driver, operator):
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("operator", ["expert_ffn", "cross_entropy", "decoder_layers"])
+@pytest.mark.parametrize("operator", ["expert_ffn", "cross_entropy", "paged_decoder_layers"])
 def test_nothing_is_found_with_products_in_bfloat16(driver, monkeypatch, operator):
     monkeypatch.setenv("ERNIE5_BF16_PRODUCTS", "1")
     test_nothing_is_found(driver, operator)

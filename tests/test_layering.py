@@ -42,6 +42,7 @@ EXTRA_LIBRARIES = {
     "soxr",
     "espeakng_loader",
     "ray",
+    "llguidance",
 }
 # Those of the server, which its program alone imports; nowhere else, not even inside a function.
 SERVING_LIBRARIES = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"}

@@ -191,10 +191,8 @@ def open_model(arguments: argparse.Namespace) -> Contestant:
     from ernie5.analysis.spoken_digits import SAMPLE_RATE
     from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
     from ernie5.data.sample import Segment
+    from ernie5.inference.ask import answer, draw, speak
     from ernie5.inference.coders import load_coders, require_audio, require_vision
-    from ernie5.inference.draw import draw
-    from ernie5.inference.prompt import answer
-    from ernie5.inference.speak import speak
     from ernie5.model.folder import from_pretrained
     from ernie5.tokenizers.text import TextTokenizer
 

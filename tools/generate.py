@@ -40,7 +40,7 @@ from ernie5.inference import options
 if TYPE_CHECKING:  # imported where it is used, so that --help answers at once
     import numpy as np
 
-    from ernie5.inference.speak import Sound
+    from ernie5.inference.request import Sound
     from ernie5.modality.batch import Coders
     from ernie5.model.ernie5 import Ernie5ForCausalLM
     from ernie5.model.subnet import Subnet
@@ -152,7 +152,7 @@ def draw_one(
     coders: "Coders",
     subnet: "Subnet",
 ) -> None:
-    from ernie5.inference.draw import draw
+    from ernie5.inference.ask import draw
 
     resolution = options.find_resolution(arguments, model.config.vision)
     num_frames = options.film_length(arguments, model.config.vision) if arguments.draw == "video" else 1
@@ -168,7 +168,8 @@ def speak_one(
     coders: "Coders",
     subnet: "Subnet",
 ) -> None:
-    from ernie5.inference.speak import Sound, speak
+    from ernie5.inference.ask import speak
+    from ernie5.inference.request import Sound
 
     prompts, config = [options.segments(arguments)], options.sampling(arguments).audio
     (samples,) = speak(model, tokenizer, coders, prompts, config, arguments.seed, subnet)
@@ -183,15 +184,15 @@ def go_on(
     subnet: "Subnet",
 ) -> None:
     """Writes text as it comes."""
-    from ernie5.inference.converse import Canvas, converse
-    from ernie5.inference.speak import Sound
+    from ernie5.inference.ask import converse
+    from ernie5.inference.request import Canvas, Sound
 
     canvas, vision = None, model.config.vision
     if coders.vision is not None and coders.vision.tokenizer is not None:
         canvas = Canvas(options.find_resolution(arguments, vision), options.film_length(arguments, vision))
     prompt, config = options.segments(arguments), options.sampling(arguments)
     pieces = converse(model, tokenizer, prompt, config, canvas, arguments.seed, subnet, coders)
-    first = next(pieces)  # once the prompt has been read; a mistake in it is told without an echo
+    first = next(pieces, "")  # once the prompt has been read; a mistake in it is told without an echo
     sys.stdout.reconfigure(errors="replace")
     sys.stdout.write(arguments.prompt)
     number = 0
@@ -213,7 +214,7 @@ def go_on(
 def write(arguments: argparse.Namespace, path: str, medium: "np.ndarray | Sound") -> None:
     from ernie5.data.sounds import write_sound
     from ernie5.inference.media_files import enlarge, save_media
-    from ernie5.inference.speak import Sound
+    from ernie5.inference.request import Sound
 
     if isinstance(medium, Sound):
         write_sound(path, *medium)

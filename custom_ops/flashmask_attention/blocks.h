@@ -22,7 +22,15 @@ struct HiddenQueries {
   }
 };
 
-inline HiddenQueries hidden_queries(const AttentionShape& shape, const int32_t* columns) {
+inline int64_t page_of(const KeyPages& pages, int64_t key) { return pages.numbers[key / pages.keys]; }
+
+inline HiddenQueries hidden_queries(const AttentionShape& shape, int64_t row, int64_t key) {
+  if (const KeyPages& pages = shape.pages; pages.numbers) {
+    const int32_t* const seen = pages.seen + 2 * (page_of(pages, key) * pages.keys + key % pages.keys);
+    const int64_t from = seen[0] - pages.number, until = seen[1] - pages.number;
+    return {static_cast<int32_t>(std::max<int64_t>(until, 0)), INT_MAX, 0, static_cast<int32_t>(std::max<int64_t>(from, 0))};
+  }
+  const int32_t* const columns = shape.mask + (row * shape.keys + key) * shape.columns;
   switch (shape.columns) {
     case 1: return {columns[0], INT_MAX, 0, 0};
     case 2: return shape.causal ? HiddenQueries{columns[0], columns[1], 0, 0} : HiddenQueries{columns[0], INT_MAX, 0, columns[1]};
@@ -43,7 +51,7 @@ class KeyBlocks {
     for (int64_t row = 0; row < batch_; ++row)
       for (int64_t key = 0; key < room; ++key) {
         HiddenQueries queries{INT_MIN, INT_MAX, 0, 0};  // behind the last key: hidden from all
-        if (key < shape.keys) queries = hidden_queries(shape, shape.mask + (row * shape.keys + key) * shape.columns);
+        if (key < shape.keys) queries = hidden_queries(shape, row, key);
         if (key < shape.keys && shape.causal)
           queries.second_end = static_cast<int32_t>(std::max<int64_t>(key - (shape.keys - shape.queries), 0));
         const int32_t from[4] = {queries.first_start, queries.first_end, queries.second_start, queries.second_end};

@@ -11,9 +11,20 @@ struct AttentionStrides {
   int64_t batch, token;
 };
 
+// Keys and values in pages, of one row: key k is key k % keys of page `numbers[k / keys]`, and the strides are from page to
+// page and from key to key. Beside each key lies who sees it: query q of the row, the token with that number + q of its
+// sequence, if seen[0] <= number + q < seen[1].
+struct KeyPages {
+  const int32_t* numbers;  // null: keys are not in pages
+  int64_t keys;            // of a page; a multiple of 64, or all keys are in one
+  const int32_t* seen;     // [pages, keys, 2]
+  int64_t number;            // of the first query
+};
+
 struct AttentionShape {
   int64_t batch, queries, keys, heads, kv_heads, head_dim;
   AttentionStrides key_strides, value_strides;  // of a cache with room to spare, for one; query and out are dense
+  KeyPages pages;                               // then batch is 1 and there is no other mask; forward only
   // int [mask_batch (1 or batch), keys, columns]: the queries that a key is hidden from. 1: from lower_start on. 2:
   // [lower_start, lower_end) if causal, else from lower_start on and before upper_end. 4: [lower_start, lower_end) and
   // [upper_start, upper_end), not causal. 0: none. Causal hides the keys behind a query too, the last query standing beside

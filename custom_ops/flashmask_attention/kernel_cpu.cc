@@ -138,12 +138,9 @@ template <typename C>
 void hide_keys(const AttentionShape& shape, int64_t batch, int64_t query, int64_t first, int64_t count, C* scores) {
   if (shape.causal)
     for (int64_t j = std::max<int64_t>(query + shape.keys - shape.queries + 1 - first, 0); j < count; ++j) scores[j] = kNone<C>;
-  if (shape.columns == 0) return;
-  const int32_t* const own = shape.mask + ((shape.mask_batch == 1 ? 0 : batch) * shape.keys + first) * shape.columns;
-  for (int64_t j = 0; j < count; ++j) {
-    const HiddenQueries from = hidden_queries(shape, own + j * shape.columns);
-    if (from.has(query)) scores[j] = kNone<C>;
-  }
+  if (shape.columns == 0 && !shape.pages.numbers) return;
+  for (int64_t j = 0; j < count; ++j)
+    if (hidden_queries(shape, shape.mask_batch == 1 ? 0 : batch, first + j).has(query)) scores[j] = kNone<C>;
 }
 
 // Few queries: a pass over the keys as they lie. Runs of keys are decoded side by side and then put together.
@@ -161,8 +158,10 @@ void forward_of_few(const AttentionShape& shape, const T* query, const T* key, c
     C *const queries = room.get(), *const scores = queries + rows * head_dim;
     for (int64_t r = 0; r < rows; ++r)
       widen(query + at.query_row(batch, head, r), head_dim, C(shape.scale), head_dim, queries + r * head_dim);
-    transposed_product(queries, head_dim, key + at.key(shape.key_strides, batch, head, first), shape.key_strides.token, rows,
-                       count, head_dim, scores, kDecodedKeys);
+    at.for_each_run(first, count, [&](int64_t from, int64_t some) {
+      transposed_product(queries, head_dim, key + at.key(shape.key_strides, batch, head, from), shape.key_strides.token, rows,
+                         some, head_dim, scores + from - first, kDecodedKeys);
+    });
     C* const own = partial.get() + item * rows * (width + 2);
     for (int64_t r = 0; r < rows; ++r) {
       C* const row = scores + r * kDecodedKeys;
@@ -178,8 +177,15 @@ void forward_of_few(const AttentionShape& shape, const T* query, const T* key, c
       }
       own[rows * width + 2 * r] = top, own[rows * width + 2 * r + 1] = total;
     }
-    columns_product(scores, kDecodedKeys, value + at.key(shape.value_strides, batch, head, first), shape.value_strides.token,
-                    rows, head_dim, count, own, width);
+    at.for_each_run(first, count, [&](int64_t from, int64_t some) {
+      C* const sums = from == first ? own : queries;  // which are no longer needed, and are as wide
+      columns_product(scores + from - first, kDecodedKeys, value + at.key(shape.value_strides, batch, head, from),
+                      shape.value_strides.token, rows, head_dim, some, sums, sums == own ? width : head_dim);
+      if (sums == own) return;
+      for (int64_t r = 0; r < rows; ++r)
+#pragma omp simd
+        for (int64_t i = 0; i < head_dim; ++i) own[r * width + i] += sums[r * head_dim + i];
+    });
   });
   for (int64_t item = 0; item < heads; ++item)
     for (int64_t r = 0; r < rows; ++r) {

@@ -54,9 +54,21 @@ struct Places {
     return (batch * shape.heads + kv_head * group + row % group) * shape.queries + row / group;
   }
   int64_t key(const AttentionStrides& strides, int64_t batch, int64_t kv_head, int64_t key) const {
+    const KeyPages& pages = shape.pages;
+    if (pages.numbers) batch = page_of(pages, key), key %= pages.keys;
     return batch * strides.batch + key * strides.token + kv_head * shape.head_dim;
   }
   int64_t rows() const { return shape.queries * group; }
+
+  // (from, some): the runs of the keys [first, first + count) that lie one behind the other.
+  template <typename Function>
+  void for_each_run(int64_t first, int64_t count, Function&& function) const {
+    const int64_t keys = shape.pages.numbers ? shape.pages.keys : shape.keys;
+    for (int64_t end = first + count, some; first < end; first += some) {
+      some = std::min(keys - first % keys, end - first);
+      function(first, some);
+    }
+  }
 
   const AttentionShape& shape;
   int64_t group;

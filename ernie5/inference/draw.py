@@ -5,116 +5,119 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import paddle
 
-from ernie5.config.schema import ResolutionConfig, VisualSamplingConfig
-from ernie5.data.sample import Segment
+from ernie5.config.schema import VisualSamplingConfig
 from ernie5.errors import UserError
-from ernie5.inference.coders import require_vision
-from ernie5.inference.decoding import Decoding, evaluating
-from ernie5.inference.prompt import read_prompts
+from ernie5.inference.paged_sequence import PagedSequence, Places
+from ernie5.inference.reading import Embedded, Head, Read, Reads, words_of
+from ernie5.inference.request import Canvas
 from ernie5.inference.sampling import guided, is_guided, sample_bits
-from ernie5.modality.batch import Coders
+from ernie5.inference.task import Loop, Task
+from ernie5.inference.write import Writer
+from ernie5.modality.token_layout import TO_THE_END
 from ernie5.modality.visual_layout import Scales, generation_layout
-from ernie5.model.ernie5 import Ernie5ForCausalLM
-from ernie5.model.subnet import Subnet
-from ernie5.tokenizers.text import TextTokenizer
 from ernie5.tokenizers.vision.causal_conv import Stream
 from ernie5.tokenizers.vision.tokenizer import VisionTokenizer
 
 DECODED_FRAMES = 16  # latent frames of a film that become pixels at once: the memory of a long film is that of a piece
-# (log-odds of 1, float32 [rows, cells, bits]; number of the scale) -> the bits, 0 or 1, float32 of the same shape
+# (log-odds of 1, float32 [branches, cells, bits]; number of the scale) -> the bits, 0 or 1, float32 [cells, bits]
 Pick = Callable[[np.ndarray, int], np.ndarray]
 
 
-def draw(
-    model: Ernie5ForCausalLM,
-    tokenizer: TextTokenizer,
-    coders: Coders,
-    prompts: Sequence[Sequence[Segment]],
-    resolution: ResolutionConfig,
-    num_frames: int,
-    config: VisualSamplingConfig,
-    seed: int = 0,
-    subnet: Subnet | None = None,
-) -> list[np.ndarray]:
-    """What the model draws behind each prompt, uint8 [num_frames, height, width, 3]: a picture if it is one frame.
+def draw(task: Task, writer: Writer, codec: VisionTokenizer, canvas: Canvas, marks: tuple[int, int]) -> Loop:
+    """Draws behind what `writer` has read, and tells it, uint8 [num_frames, height, width, 3]: a picture is one frame.
 
-    `resolution` is one of the model's. Raises UserError for a model or coders that cannot draw, for a number of frames
-    that the tokenizer does not make, and for media of a prompt as `read_prompts` does.
+    marks: ids of its beginning and end. Returns the logits behind the end.
     """
-    codec = require_vision(coders, model)
-    latent_frames = count_latent_frames(num_frames, codec)
-    if not prompts:
-        return []
-    with evaluating(model):
-        decoding, _ = read_prompts(model, tokenizer, prompts, subnet, coders)
-        if is_guided(config):
-            decoding.branch()
-        begin_id = tokenizer.special_ids["<boi>" if num_frames == 1 else "<bov>"]
-        drawing = Drawing(decoding, codec, resolution.scales, latent_frames)
-        latents = drawing.draw(begin_id, picker(config, len(resolution.scales), np.random.default_rng(seed)))
-    return list(to_pixels(codec, latents[: len(prompts)]))
-
-
-def picker(config: VisualSamplingConfig, num_scales: int, rng: np.random.Generator) -> Pick:
-    """Draws bits; with guidance, those of the first half of the rows, which the unconditional half then has too."""
+    config, scales = task.request.config.vision, canvas.resolution.scales
+    writer.stop_speculating()
+    branches = [writer.sequence]
+    if is_guided(config):
+        branches.append((yield from task.open_unconditional()))
+    drawing = Drawing(task, branches, codec, scales, count_latent_frames(canvas.num_frames, codec))
 
     def pick(logits: np.ndarray, scale: int) -> np.ndarray:
-        if not is_guided(config):
-            return sample_bits(logits, config, rng)
-        bits = sample_bits(guided(logits, scale, num_scales, config), config, rng)
-        return np.concatenate([bits, bits])
+        return task.choose(lambda rng: _pick(logits, scale, len(scales), config, rng))
 
-    return pick
+    latents = yield from drawing.draw(marks[0], pick)
+    task.tell(to_pixels(codec, latents)[0])
+    for sequence in branches[1:]:
+        task.close_sequence(sequence)
+    return (yield from drawing.end(marks[1]))
+
+
+def _pick(
+    logits: np.ndarray, scale: int, num_scales: int, config: VisualSamplingConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """Log-odds [branches, cells, bits] -> the bits [cells, bits]."""
+    if is_guided(config):
+        logits = guided(logits, scale, num_scales, config)
+    return sample_bits(logits, config, rng)[0]
 
 
 class Drawing:
-    """Media of one size that are drawn behind the rows of `decoding`, one each, in step."""
+    """A medium that is drawn behind sequences which stand for one: the prompt's, and with guidance an unconditional."""
 
-    def __init__(self, decoding: Decoding, tokenizer: VisionTokenizer, scales: Scales, latent_frames: int):
-        self.decoding, self.tokenizer, self.scales = decoding, tokenizer, scales
+    def __init__(
+        self,
+        task: Task,
+        branches: Sequence[PagedSequence],
+        tokenizer: VisionTokenizer,
+        scales: Scales,
+        latent_frames: int,
+    ):
+        self.branches, self.tokenizer, self.scales = branches, tokenizer, scales
         self.latent_frames = latent_frames
-        window = decoding.model.config.vision.temporal_window
-        self._layout = generation_layout(latent_frames, scales, window)
+        self._task, self._model = task, task.model
+        self._layout = generation_layout(latent_frames, scales, task.model.config.vision.temporal_window)
         self._sum = None  # of all scales of the newest frame, at the size of the first: the token that is read next
 
-    @paddle.no_grad()
-    def draw(self, begin_id: int, pick: Pick) -> paddle.Tensor:
-        """Reads the mark of the beginning and draws; float32 [rows, latent frames, height, width, bits]."""
-        decoding, bits = self.decoding, self.tokenizer.config.bits
-        hidden = decoding.read_words(np.full(decoding.num_rows, begin_id)).unsqueeze(1)
+    def draw(self, begin_id: int, pick: Pick) -> Loop:
+        """Reads the mark of the beginning and draws; returns float32 [1, latent frames, height, width, bits]."""
+        bits = self.tokenizer.config.bits
+        answers = yield Reads([words_of(sequence, [begin_id], head="bits") for sequence in self.branches])
+        self._origins = [(sequence.number, sequence.position) for sequence in self.branches]
         inputs, place, frames = None, 0, []
         for frame in range(self.latent_frames):
-            latent = paddle.zeros([decoding.num_rows, *self.scales[-1], bits])
+            latent = paddle.zeros([1, *self.scales[-1], bits])
             for k, scale in enumerate(self.scales):
                 if frame or k:
-                    hidden = self._read(inputs, place)  # [rows, cells, hidden]
-                    place += hidden.shape[1]
-                logits = decoding.model.vision_generation.logits(hidden)[..., :bits]
-                chosen = paddle.to_tensor(pick(logits.astype("float32").numpy(), k))
-                latent = self.tokenizer.accumulate(latent, chosen.reshape([-1, *scale, bits]), k, self.scales)
+                    answers = yield self._reads(inputs, place, "bits")
+                    place += inputs.shape[1] * inputs.shape[2]
+                    self._task.completion_tokens += inputs.shape[1] * inputs.shape[2]
+                chosen = pick(np.stack([answer.values[:, :bits] for answer in answers]), k)
+                latent = self.tokenizer.accumulate(
+                    latent, paddle.to_tensor(chosen).reshape([1, *scale, bits]), k, self.scales
+                )
                 inputs = self.tokenizer.next_input(latent, k + 1, self.scales)
             frames.append(latent)
         self._sum = inputs
         return paddle.stack(frames, axis=1)
 
-    @paddle.no_grad()
-    def end(self, end_id: int) -> paddle.Tensor:
-        """Reads the last token of the media and the mark of their end; [rows, hidden] of the mark."""
-        self._read(self._sum, len(self._layout) - 1)
-        self.decoding.position = self.decoding.position + np.float32(self._layout.extent)
-        return self.decoding.read_words(np.full(self.decoding.num_rows, end_id))
+    def end(self, end_id: int) -> Loop:
+        """Reads the last token of the medium and the mark of its end behind the first branch; returns its logits."""
+        self.branches = self.branches[:1]
+        yield self._reads(self._sum, len(self._layout) - 1, "none")
+        (sequence,) = self.branches
+        sequence.position = np.float32(sequence.position + self._layout.extent)
+        (answer,) = yield Reads([words_of(sequence, [end_id])])
+        return answer.values[0]
 
-    def _read(self, inputs: paddle.Tensor, place: int) -> paddle.Tensor:
-        """inputs [rows, h, w, bits], the group of tokens that begins at `place` -> [rows, h * w, hidden]."""
-        inputs = inputs.reshape([inputs.shape[0], -1, inputs.shape[-1]])
-        tokens = slice(place, place + inputs.shape[1])
-        layout = self._layout
-        return self.decoding.read(
-            self.decoding.model.vision_generation.embed(inputs, layout.scale_ids[tokens]),
-            layout.positions[tokens] + self.decoding.position[:, None, None],
-            layout.group_start[None, tokens] - place,
-            layout.hidden_from[None, tokens] - place,
-        )
+    def _reads(self, inputs: paddle.Tensor, place: int, head: Head) -> Reads:
+        """inputs [1, h, w, bits]: the group of tokens that begins at `place`, read by all branches."""
+        inputs = inputs.reshape([1, -1, inputs.shape[-1]])
+        count, layout = inputs.shape[1], self._layout
+        tokens = slice(place, place + count)
+        embedded = Embedded(self._model.vision_generation.embed(inputs, layout.scale_ids[tokens])[0])
+        reads = []
+        for sequence, (number, position) in zip(self.branches, self._origins, strict=False):
+            until = layout.hidden_from[tokens]
+            places = Places(
+                layout.positions[tokens] + position,
+                layout.group_start[tokens] + number,
+                np.where(until == TO_THE_END, until, until + number),
+            )
+            reads.append(Read(sequence, embedded, places, head=head, wanted=count))
+        return Reads(reads)
 
 
 def count_latent_frames(num_frames: int, tokenizer: VisionTokenizer) -> int:

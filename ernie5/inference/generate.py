@@ -1,14 +1,17 @@
-"""The text loop: a prompt is read at once, then one token a step over the layers' caches."""
+"""Ids in, ids out: text without a tokenizer."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import paddle
 
 from ernie5.config.schema import GenerationConfig
 from ernie5.data.sequence import EncodedSample
-from ernie5.inference.decoding import Decoding
-from ernie5.inference.sampling import sample
+from ernie5.inference.engine import Engine
+from ernie5.inference.evaluating import evaluating
+from ernie5.inference.prompt import Prompt
+from ernie5.inference.request import Finished, Request
+from ernie5.inference.task import Task
+from ernie5.inference.write import write_ids
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import Subnet
 
@@ -26,33 +29,25 @@ def generate_ids(
     Prompts (each at least one id, such as the start token) may differ in length. Behind its own end a sequence goes on
     yielding eos_id. The subnet is any member of the elastic family; the full model by default.
     """
-    decoding = Decoding(model, subnet)
-    hidden = decoding.read_prompts([_text_sample(prompt) for prompt in prompts])
-    yield from continue_ids(decoding, hidden, config, eos_id, np.random.default_rng(seed))
-
-
-def continue_ids(
-    decoding: Decoding, hidden: paddle.Tensor, config: GenerationConfig, eos_id: int | None, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """As `generate_ids`, behind what has been read; `hidden` [batch, hidden] is of the last tokens."""
-    ended = np.zeros(decoding.num_rows, bool)
-    next_ids = next_words(decoding, hidden, config, rng)
+    engine, rows = Engine(model, None, subnet=subnet), {}
+    for place, ids in enumerate(prompts):
+        request = Request(prompt=(), config=config, seed=seed + place)
+        task = Task(model, None, engine.coders, request, engine.pool)
+        prompt = Prompt(_text_sample(ids))
+        number = engine.start(task, lambda task=task, prompt=prompt: write_ids(task, prompt, eos_id), len(ids))
+        rows[number] = []
+    ended: set[int] = set()
     for step in range(config.max_new_tokens):
-        next_ids = np.where(ended, eos_id, next_ids) if ended.any() else next_ids
-        yield next_ids
-        ended |= next_ids == eos_id
-        if ended.all() or step + 1 == config.max_new_tokens:
+        with evaluating(model):
+            while any(len(row) <= step and number not in ended for number, row in rows.items()):
+                for number, what in engine.step():
+                    if isinstance(what, Finished):
+                        ended.add(number)
+                    else:
+                        rows[number].append(what)
+        if all(len(row) <= step for row in rows.values()):
             return
-        next_ids = next_words(decoding, decoding.read_words(next_ids), config, rng)
-
-
-def next_words(
-    decoding: Decoding, hidden: paddle.Tensor, config: GenerationConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """Draws int64 [batch] from what [batch, hidden] predicts."""
-    with paddle.no_grad():
-        logits = decoding.model.logits(hidden)
-    return sample(logits.astype("float32").numpy(), config, rng)
+        yield np.array([row[step] if step < len(row) else eos_id for row in rows.values()], np.int64)
 
 
 def _text_sample(ids: Sequence[int]) -> EncodedSample:

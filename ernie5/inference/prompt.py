@@ -1,22 +1,26 @@
-"""Prompts of text and media: the same tokens as in training, and the texts that a model answers with."""
+"""Prompts of text and media: the same tokens as in training."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import paddle
 
-from ernie5.config.schema import GenerationConfig
 from ernie5.data.media_settings import MediaSettings
+from ernie5.data.packing import Part, build_row
 from ernie5.data.sample import Audio, Message, Sample, Segment, Text
 from ernie5.data.sequence import EncodedSample, encode_sample
 from ernie5.errors import UserError
-from ernie5.inference.coders import SIGHT, require_audio, require_speaker_encoder
-from ernie5.inference.decoding import Decoding, evaluating
-from ernie5.inference.generate import continue_ids
-from ernie5.modality.batch import Coders
+from ernie5.inference.coders import require_audio, require_speaker_encoder
+from ernie5.inference.paged_sequence import PagedSequence, Places, records_of
+from ernie5.modality.batch import NO_CODERS, Coders, make_batch
+from ernie5.modality.token_layout import TO_THE_END
+from ernie5.modality.unified import SoundMedium, TokenKind, VisualMedium, stack
 from ernie5.model.ernie5 import Ernie5ForCausalLM
-from ernie5.model.subnet import Subnet
 from ernie5.tokenizers.text import TextTokenizer
+
+_PAD_ID = 0  # of a row that is as long as its prompt
 
 
 def encode_prompt(
@@ -39,46 +43,66 @@ def encode_prompt(
     return encode_sample(sample, tokenizer, media=MediaSettings.uncorrupted(model.config))
 
 
-def read_prompts(
-    model: Ernie5ForCausalLM,
-    tokenizer: TextTokenizer,
-    prompts: Sequence[Sequence[Segment]],
-    subnet: Subnet | None,
-    coders: Coders,
-) -> tuple[Decoding, paddle.Tensor]:
-    """The prompts, read side by side; and [prompts, hidden] of their last tokens.
-
-    Raises UserError as `encode_prompt` does, and for sounds that `coders` cannot encode.
-    """
-    encoded = [encode_prompt(model, tokenizer, prompt) for prompt in prompts]
-    sounds = [segment for prompt in prompts for segment in prompt if isinstance(segment, Audio)]
+def check_coders(model: Ernie5ForCausalLM, prompt: Sequence[Segment] | Sequence[Message], coders: Coders) -> None:
+    """UserError for sounds that `coders` cannot encode."""
+    segments = [one for part in prompt for one in (part.content if isinstance(part, Message) else [part])]
+    sounds = [segment for segment in segments if isinstance(segment, Audio)]
     if sounds:
         require_audio(coders, model)
     if any(sound.role == "speaker" for sound in sounds):
         require_speaker_encoder(coders)
-    decoding = Decoding(model, subnet)
-    return decoding, decoding.read_prompts(encoded, coders)
 
 
-def answer(
-    model: Ernie5ForCausalLM,
-    tokenizer: TextTokenizer,
-    prompts: Sequence[Sequence[Segment]],
-    config: GenerationConfig,
-    seed: int = 0,
-    subnet: Subnet | None = None,
-    coders: Coders = SIGHT,
-) -> list[str]:
-    """The text that the model writes behind each prompt, all together; to hear, it needs `coders` with audio.
+class Prompt:
+    """The tokens of a prompt, of at least one id, as `Read` takes them. Media are encoded when they are read."""
 
-    Raises UserError as `read_prompts` does.
-    """
-    if not prompts:
-        return []
-    streams = [tokenizer.stream() for _ in prompts]
-    texts = ["" for _ in prompts]
-    with evaluating(model):
-        decoding, hidden = read_prompts(model, tokenizer, prompts, subnet, coders)
-        for next_ids in continue_ids(decoding, hidden, config, tokenizer.eos_id, np.random.default_rng(seed)):
-            texts = [text + stream.push(int(i)) for text, stream, i in zip(texts, streams, next_ids, strict=True)]
-    return [text + stream.finish() for text, stream in zip(texts, streams, strict=True)]
+    def __init__(self, encoded: EncodedSample, coders: Coders = NO_CODERS):
+        self._row = stack([build_row([Part(encoded, 0, len(encoded))], len(encoded), _PAD_ID)])
+        self._coders = coders
+        self._states: paddle.Tensor | None = None
+        row = self._row
+        until, seen_from = (row.mask_rows[0, :, i].astype(np.int64) for i in range(2))
+        until[until == len(self)] = TO_THE_END
+        self.places = Places(row.position_ids[0], seen_from, until)
+        media = np.zeros(len(self), "S16")
+        for medium in row.media:
+            media[medium.start : medium.start + medium.length] = _digest(medium)
+        self._records = records_of(row.input_ids[0], self.places, media)
+
+    def __len__(self) -> int:
+        return self._row.input_ids.shape[1]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int64 [tokens]; a placeholder for a token of a medium."""
+        return self._row.input_ids[0]
+
+    def begin(self, sequence: PagedSequence) -> int:
+        """Takes over what has been read of such a prompt before, and says how many tokens that is."""
+        known = sequence.reuse(self._records)
+        sequence.position = np.float32(self.places.positions[-1, 0] + 1)
+        return known
+
+    def embedded(self, model: Ernie5ForCausalLM, first: int, last: int) -> paddle.Tensor:
+        """[last - first, hidden]."""
+        if (self._row.token_kind[0, first:last] == TokenKind.TEXT).all():
+            return model.text.embed(paddle.to_tensor(self._row.input_ids[0, first:last]))
+        if self._states is None:
+            self._states = model.embed(make_batch(self._row, self._coders))[0]
+        return self._states[first:last]
+
+    def records(self, places: Places, first: int, last: int) -> np.ndarray:
+        """What the tokens are."""
+        return self._records[first:last]
+
+
+def _digest(medium: VisualMedium | SoundMedium) -> bytes:
+    """Of all that its tokens depend on."""
+    found = hashlib.blake2b(digest_size=16)
+    for field in fields(medium):
+        value = getattr(medium, field.name)
+        if field.name not in ("start", "row", "origin"):
+            found.update(
+                value.tobytes() + repr(value.shape).encode() if isinstance(value, np.ndarray) else repr(value).encode()
+            )
+    return found.digest()

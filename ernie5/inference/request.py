@@ -54,6 +54,7 @@ class Request:
     begin: Literal["text", "image", "video", "audio"] = "text"  # a medium: it alone is the answer
     canvas: Canvas | None = None  # None: nothing is drawn, and the marks of pictures are words that are not shown
     speaks: bool = True  # False: nor is anything spoken
+    streams_sound: bool = False  # a sound is told while it is spoken, the 80 ms of each frame
     stop: tuple[str, ...] = ()  # texts that end the answer; they are not part of it
     penalties: Penalties = field(default_factory=Penalties)
     constraint: Choices | JsonSchema | None = None  # of text; nothing is drawn or spoken then

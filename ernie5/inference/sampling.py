@@ -1,8 +1,11 @@
 """The next token, the next code of a sound, and the next bits of a picture, from their logits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
+from ernie5.inference.request import Penalties
 
 
 def sample(logits: np.ndarray, config: GenerationConfig | AudioSamplingConfig, rng: np.random.Generator) -> np.ndarray:
@@ -22,6 +25,22 @@ def sample(logits: np.ndarray, config: GenerationConfig | AudioSamplingConfig, r
     drawn = rng.random((len(logits), 1)) * cumulative[:, -1:]
     rank = (cumulative <= drawn).sum(-1).clip(max=logits.shape[-1] - 1)
     return np.take_along_axis(order, rank[:, None], -1)[:, 0]
+
+
+def penalised(logits: np.ndarray, penalties: Penalties, prompt_ids: Sequence[int], ids: Sequence[int]) -> np.ndarray:
+    """Logits float32 [vocab] of the next word behind a prompt and an answer so far, made less for words that they have.
+
+    Repetition counts the prompt too (arXiv:1909.05858 §4.1); presence and frequency count the answer alone.
+    """
+    if penalties == Penalties():
+        return logits
+    logits = logits.copy()
+    seen = np.unique(np.concatenate([np.asarray(prompt_ids, np.int64), np.asarray(ids, np.int64)]))
+    strength = np.float32(penalties.repetition)
+    logits[seen] = np.where(logits[seen] > 0, logits[seen] / strength, logits[seen] * strength)
+    words, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
+    logits[words] -= np.float32(penalties.presence) + np.float32(penalties.frequency) * counts.astype(np.float32)
+    return logits
 
 
 def sample_bits(logits: np.ndarray, config: VisualSamplingConfig, rng: np.random.Generator) -> np.ndarray:

@@ -9,11 +9,9 @@ from ernie5.config.schema import GenerationConfig, MediaPromptConfig, ModelConfi
 from ernie5.data.media import read_image, read_video
 from ernie5.data.prompts import prompt_segments
 from ernie5.data.sounds import read_sound, write_sound
-from ernie5.inference.complete import complete
-from ernie5.inference.draw import draw
+from ernie5.inference.ask import answer, complete, draw, speak
 from ernie5.inference.media_files import enlarge, save_media, shrink
-from ernie5.inference.prompt import answer
-from ernie5.inference.speak import Sound, speak
+from ernie5.inference.request import Sound
 from ernie5.modality.batch import Coders
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.tokenizers.text import TextTokenizer

@@ -7,14 +7,14 @@ import paddle
 from paddle import nn
 
 from ernie5.config.schema import ModelConfig
-from ernie5.layers.attention import Attention, LayerCache
+from ernie5.layers.attention import Attention
 from ernie5.layers.layout import Layout
 from ernie5.layers.linear import Linear
 from ernie5.layers.mlp import GatedMLP
 from ernie5.layers.moe import MoE
 from ernie5.layers.norm import RMSNorm
-from ernie5.ops import decoder_layers
-from ernie5.ops.decoder_layers import LayerWeights
+from ernie5.layers.pages import LayerPages
+from ernie5.ops.paged_decoder_layers import LayerWeights, is_native, paged_decoder_layers
 
 
 class BlockOutput(NamedTuple):
@@ -45,10 +45,10 @@ class Block(nn.Layer):
         layout: Layout,
         expert_mask: paddle.Tensor,
         top_k: int,
-        cache: LayerCache | None = None,
+        pages: LayerPages | None = None,
     ) -> BlockOutput:
         """hidden_states [batch, seq, hidden], expert_mask float32 [experts]."""
-        attended = self.self_attn(self.input_layernorm(hidden_states), layout, cache)
+        attended = self.self_attn(self.input_layernorm(hidden_states), layout, pages)
         normed, hidden_states = self.post_attention_layernorm.of_sum(attended, hidden_states)
         if not self.routes:
             return BlockOutput(hidden_states + self.mlp(normed), None)
@@ -89,34 +89,37 @@ def run_blocks(
     layout: Layout,
     expert_masks: Sequence[paddle.Tensor],
     top_k: int,
-    caches: Sequence[LayerCache] | None = None,
+    pages: Sequence[LayerPages] | None = None,
 ) -> RunOutput:
     """The blocks one after the other, in one operator where that is compiled and knows them all.
 
-    hidden_states [batch, seq, hidden]; expert_masks float32 [experts], one a block.
+    hidden_states [batch, seq, hidden]; expert_masks float32 [experts], one a block. Over pages, one of each block, it
+    is a ragged row [1, tokens, hidden] under a `PagedMask`.
     """
-    if caches is not None and decoder_layers.is_native(hidden_states):
-        for block, cache in zip(blocks, caches, strict=True):
-            cache.weights = cache.weights or block.gathered()
-        if all(cache.weights is not None for cache in caches):
-            return _in_one_operator(blocks, hidden_states, layout, expert_masks, top_k, caches)
+    if pages is not None and is_native(hidden_states):
+        for block, layer in zip(blocks, pages, strict=True):
+            layer.weights = layer.weights or block.gathered()
+        if all(layer.weights is not None for layer in pages):
+            return _in_one_operator(blocks, hidden_states, layout, expert_masks, top_k, pages)
     loads = []
     for place, block in enumerate(blocks):
-        cache = None if caches is None else caches[place]
-        hidden_states, load = block(hidden_states, layout, expert_masks[place], top_k, cache)
+        layer = None if pages is None else pages[place]
+        hidden_states, load = block(hidden_states, layout, expert_masks[place], top_k, layer)
         loads.append(load)
     return RunOutput(hidden_states, loads)
 
 
-def _in_one_operator(blocks, hidden_states, layout: Layout, expert_masks, top_k: int, caches) -> RunOutput:
-    batch, new, _ = hidden_states.shape
-    for block, cache in zip(blocks, caches, strict=True):
-        cache.reserve(batch, new, *block.self_attn.kv_shape, hidden_states.dtype)
-    weights, buffers = [cache.weights for cache in caches], [cache.buffers for cache in caches]
-    output, loads = decoder_layers.decoder_layers(
-        hidden_states, weights, layout.rotation, layout.mask, expert_masks, top_k, buffers
+def _in_one_operator(blocks, hidden_states, layout: Layout, expert_masks, top_k: int, pages) -> RunOutput:
+    cos, sin = (angle[0] for angle in layout.rotation)
+    output, loads = paged_decoder_layers(
+        hidden_states[0],
+        [layer.weights for layer in pages],
+        (cos, sin),
+        layout.mask.rows,
+        expert_masks,
+        top_k,
+        [layer.keys for layer in pages],
+        [layer.values for layer in pages],
     )
-    for cache in caches:
-        cache.length += new
     rows = iter(paddle.unbind(loads) if loads.shape[0] else [])
-    return RunOutput(output, [next(rows) if block.routes else None for block in blocks])
+    return RunOutput(output.unsqueeze(0), [next(rows) if block.routes else None for block in blocks])

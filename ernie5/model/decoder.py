@@ -7,9 +7,9 @@ import paddle
 from paddle import nn
 
 from ernie5.config.schema import ModelConfig
-from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.norm import RMSNorm
+from ernie5.layers.pages import LayerPages
 from ernie5.modality.audio import Tap
 from ernie5.model.block import Block, run_blocks
 from ernie5.model.subnet import Subnet
@@ -34,14 +34,16 @@ class Decoder(nn.Layer):
         hidden_states: paddle.Tensor,
         layout: Layout,
         subnet: Subnet,
-        caches: list[LayerCache] | None = None,
+        pages: Mapping[int, LayerPages] | None = None,
         taps: Mapping[int, Tap] | None = None,
     ) -> DecoderOutput:
         """hidden_states [batch, seq, hidden] (the embedded sequence) -> DecoderOutput.
 
-        `taps`: by layer id, what reads the hidden states behind the layer and may change them; the subnet has them all.
+        `pages`: by layer id, those of the sequences whose tokens `hidden_states` has, one behind the other, as in
+        `run_blocks`. `taps`: by layer id, what reads the hidden states behind the layer and may change them; the subnet
+        has them all.
         """
-        return self.read(*self.run(hidden_states, layout, subnet, subnet.layer_ids, caches, taps))
+        return self.read(*self.run(hidden_states, layout, subnet, subnet.layer_ids, pages, taps))
 
     def run(
         self,
@@ -49,7 +51,7 @@ class Decoder(nn.Layer):
         layout: Layout,
         subnet: Subnet,
         layer_ids: Sequence[int],
-        caches: list[LayerCache] | None = None,
+        pages: Mapping[int, LayerPages] | None = None,
         taps: Mapping[int, Tap] | None = None,
     ) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
         """Through some of the subnet's layers -> hidden states and the loads of the layers that route."""
@@ -58,8 +60,8 @@ class Decoder(nn.Layer):
         tokens_per_expert = {}
         for run_ids in _runs(layer_ids, taps):
             blocks, masks = [self.layers[i] for i in run_ids], [subnet.layer_masks[i] for i in run_ids]
-            run_caches = None if caches is None else [caches[i] for i in run_ids]
-            hidden_states, loads = run_blocks(blocks, hidden_states, layout, masks, subnet.top_k, run_caches)
+            run_pages = None if pages is None else [pages[i] for i in run_ids]
+            hidden_states, loads = run_blocks(blocks, hidden_states, layout, masks, subnet.top_k, run_pages)
             loads = zip(run_ids, loads, strict=True)
             tokens_per_expert.update({layer_id: load for layer_id, load in loads if load is not None})
             if run_ids[-1] in taps:

@@ -12,8 +12,8 @@ import paddle
 from paddle import nn
 
 from ernie5.config.schema import ModelConfig
-from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout, make_layout
+from ernie5.layers.pages import LayerPages
 from ernie5.modality.audio import AudioModality, Tap, TeacherForcing
 from ernie5.modality.batch import Batch
 from ernie5.modality.text import TextModality
@@ -89,7 +89,7 @@ class Ernie5ForCausalLM(nn.Layer):
         losses = self.next_group_losses(decoded, batch, walk)
         if self.mtp is None:
             return losses
-        predicted = self.predict_second_next(decoded.residual, batch.next_ids, walk.layout, subnet)
+        predicted = self.predict_second_next(decoded.residual, self.text.embed(batch.next_ids), walk.layout, subnet)
         mtp_loss = self.text.loss(predicted.hidden_states, batch.mtp_labels, batch.mtp_loss_weight)
         loads = dict(decoded.tokens_per_expert)
         if predicted.tokens_per_expert is not None:
@@ -158,20 +158,18 @@ class Ernie5ForCausalLM(nn.Layer):
     def predict_second_next(
         self,
         residual: paddle.Tensor,
-        next_ids: paddle.Tensor,
+        next_embedded: paddle.Tensor,
         layout: Layout,
         subnet: Subnet,
-        cache: LayerCache | None = None,
+        pages: LayerPages | None = None,
     ) -> BlockOutput:
-        """What the prediction block makes of `residual` [batch, seq, hidden] and the ids that follow, [batch, seq]."""
+        """What the prediction block makes of `residual` and of the tokens that follow, [batch, seq, hidden] each."""
         mask = subnet.layer_masks[self.mtp.layer_id]
-        return self.mtp(residual, self.text.embed(next_ids), layout, mask, subnet.top_k, cache)
+        return self.mtp(residual, next_embedded, layout, mask, subnet.top_k, pages)
 
-    def hidden_states(
-        self, input_ids: paddle.Tensor, layout: Layout, subnet: Subnet, caches: list[LayerCache] | None = None
-    ) -> paddle.Tensor:
+    def hidden_states(self, input_ids: paddle.Tensor, layout: Layout, subnet: Subnet) -> paddle.Tensor:
         """input_ids int64 [batch, seq] -> [batch, seq, hidden], after the final norm."""
-        return self.decoder(self.text.embed(input_ids), layout, subnet, caches).hidden_states
+        return self.decoder(self.text.embed(input_ids), layout, subnet).hidden_states
 
     def logits(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
         """[..., hidden] -> next-token logits [..., vocab]."""

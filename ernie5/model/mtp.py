@@ -4,10 +4,10 @@ import paddle
 from paddle import nn
 
 from ernie5.config.schema import ModelConfig
-from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout
 from ernie5.layers.linear import linear
 from ernie5.layers.norm import RMSNorm
+from ernie5.layers.pages import LayerPages
 from ernie5.model.block import Block, BlockOutput, run_blocks
 
 
@@ -34,10 +34,10 @@ class MultiTokenPrediction(nn.Layer):
         layout: Layout,
         expert_mask: paddle.Tensor,
         top_k: int,
-        cache: LayerCache | None = None,
+        pages: LayerPages | None = None,
     ) -> BlockOutput:
         """residual and next_embeddings [batch, seq, hidden] -> hidden states for the shared head, same shape."""
         joined = paddle.concat([self.hnorm(residual), self.enorm(next_embeddings)], axis=-1)
-        caches = None if cache is None else [cache]
-        hidden_states, loads = run_blocks([self.block], self.eh_proj(joined), layout, [expert_mask], top_k, caches)
+        own = None if pages is None else [pages]
+        hidden_states, loads = run_blocks([self.block], self.eh_proj(joined), layout, [expert_mask], top_k, own)
         return BlockOutput(self.norm(hidden_states), loads[0])

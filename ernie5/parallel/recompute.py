@@ -8,7 +8,7 @@ import paddle
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from ernie5.layers.attention import LayerCache
+from ernie5.layers.pages import LayerPages
 from ernie5.model.block import Block
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 
@@ -31,7 +31,7 @@ def _part(block: Block, policy: str) -> nn.Layer:
 
 def _forward(forward: Callable, offload: bool, hidden_states: paddle.Tensor, *others: Any) -> Any:
     """What `forward` gives: hidden states, or a named tuple that has them beside what needs no gradient."""
-    if not paddle.is_grad_enabled() or any(isinstance(other, LayerCache) for other in others):
+    if not paddle.is_grad_enabled() or any(isinstance(other, LayerPages) for other in others):
         return forward(hidden_states, *others)
     beside = None
 

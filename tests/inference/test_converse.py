@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, VisualSamplingConfig
-from ernie5.data.sample import Image, Text
+from ernie5.data.sample import Image, Message, Text
 from ernie5.errors import UserError
-from ernie5.inference import converse as module
-from ernie5.inference.converse import Canvas, converse
+from ernie5.inference import write as module
+from ernie5.inference.ask import converse, speak
 from ernie5.inference.generate import generate_ids
-from ernie5.inference.prompt import read_prompts
-from ernie5.inference.speak import Sound, Speaking, speak
+from ernie5.inference.reading import Reads, words_of
+from ernie5.inference.request import Canvas, Request, Sound
+from ernie5.inference.speak import Speaking
 from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
 from tests.audio_models import FRAME, RATE, audio_coder, audio_model
+from tests.inference.loops import engine_of, results
 from tests.vision_models import SQUARE, noise_picture, text_tokenizer, vision_config, vision_model, vision_tokenizer
 
 TEXT = text_tokenizer()
@@ -40,16 +42,16 @@ def coders():
 
 @pytest.fixture
 def say(monkeypatch):
-    """Makes the model say these ids, whatever it predicts; gives the hidden states from which it would have chosen."""
+    """Makes the model say these ids, whatever it predicts; gives the logits from which it would have chosen."""
 
     def script(ids):
         left, seen = list(ids), []
 
-        def next_words(decoding, hidden, config, rng):
-            seen.append(hidden.numpy())
-            return np.array([left.pop(0)])
+        def draw(task, logits, prompt_ids, ids, guide, rng):
+            seen.append(logits)
+            return np.int64(left.pop(0))
 
-        monkeypatch.setattr(module, "next_words", next_words)
+        monkeypatch.setattr(module, "_draw", draw)
         return seen
 
     return script
@@ -127,7 +129,7 @@ def test_sounds_come_where_their_mark_is_said_and_text_and_pictures_go_on(talker
 def test_first_sound_is_the_one_that_speak_makes(talker, all_coders, say):
     say([BOA, TEXT.eos_id])
     config = dataclasses.replace(CONFIG, audio=AudioSamplingConfig(temperature=0.0, max_seconds=0.8))
-    _, sound, *_ = converse(talker, TEXT, [Text("Draw")], config, coders=all_coders)
+    sound, *_ = converse(talker, TEXT, [Text("Draw")], config, coders=all_coders)
     (expected,) = speak(talker, TEXT, all_coders, [[Text("Draw")]], config.audio)
     assert np.array_equal(sound.samples, expected)
 
@@ -149,13 +151,29 @@ def test_mark_of_the_end_is_read_behind_a_sound(talker, all_coders, say):
     seen = say([BOA, TEXT.eos_id])
     config = dataclasses.replace(CONFIG, audio=AudioSamplingConfig(temperature=0.0, guidance=1.0, max_seconds=0.8))
     list(converse(talker, TEXT, [Text("Draw")], config, coders=all_coders))
-    decoding, _ = read_prompts(talker, TEXT, [[Text("Draw")]], None, all_coders)
-    speaking = Speaking(decoding, config.audio, np.random.default_rng(0))
-    list(speaking.frames(BOA))
-    hidden = decoding.read_words(np.array([TEXT.special_ids["<eoa>"]]))
-    np.testing.assert_allclose(seen[1], hidden.numpy(), atol=1e-4, rtol=0)
+
+    def loop(task, writer):
+        speaking = Speaking(task, [writer.sequence])
+        codes = yield from speaking.begin(BOA)
+        while codes is not None:
+            codes = yield from speaking.next_frame()
+        (answer,) = yield Reads([words_of(writer.sequence, [TEXT.special_ids["<eoa>"]])])
+        return answer.values[0]
+
+    request = Request(prompt=(Text("Draw"),), config=config)
+    (expected,) = results(engine_of(talker, TEXT, all_coders), [request], loop)
+    np.testing.assert_allclose(seen[1], expected, atol=1e-4, rtol=0)
 
 
 def test_without_a_codec_the_mark_of_a_sound_is_a_word(talker, say):
     say([BOA, *TEXT.encode("It"), TEXT.eos_id])
     assert "".join(converse(talker, TEXT, [], CONFIG)) == "It"
+
+
+def test_a_turn_of_a_chat_ends_where_its_mark_is_said(model, say):
+    end = TEXT.special_ids["<|end|>"]
+    say([*TEXT.encode("It"), end, 7])
+    chat = [Message("user", (Text("What is it?"),))]
+    assert "".join(converse(model, TEXT, chat, CONFIG)) == "It"
+    say([*TEXT.encode("It"), end, *TEXT.encode("left"), TEXT.eos_id])
+    assert "".join(converse(model, TEXT, [Text("What is it?")], CONFIG)) == "Itleft"  # of a document, it is a word

@@ -6,17 +6,19 @@ import numpy as np
 import paddle
 import pytest
 
-from ernie5.config.schema import VisionDataConfig, VisualSamplingConfig
+from ernie5.config.schema import GenerationConfig, VisionDataConfig, VisualSamplingConfig
 from ernie5.data.media_settings import MediaSettings
 from ernie5.data.packing import Part, build_row
 from ernie5.data.sample import Image, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
 from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
+from ernie5.inference.ask import draw
 from ernie5.inference.coders import SIGHT
-from ernie5.inference.decoding import Decoding
-from ernie5.inference.draw import Drawing, count_latent_frames, draw, picker, to_pixels
-from ernie5.inference.prompt import read_prompts
+from ernie5.inference.draw import Drawing, _pick, count_latent_frames, to_pixels
+from ernie5.inference.paged_sequence import PagedSequence
+from ernie5.inference.reading import Reads, words_of
+from ernie5.inference.request import Request
 from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import Coders, make_batch
 from ernie5.modality.unified import stack
@@ -24,6 +26,7 @@ from ernie5.modality.vision_codes import VisionCoder
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import full_subnet
 from ernie5.tokenizers.vision.resize import resize_matrix
+from tests.inference.loops import engine_of, results
 from tests.vision_models import (
     BITS,
     SQUARE,
@@ -61,28 +64,47 @@ def prompts_of_all_kinds(folder):
     return [[Text("Draw a seven.")], [], [seen[0], Text("What is it?"), seen[1], Text("It moves.")]]
 
 
-def record(pick, steps):
-    """`pick`, noting what it is given and what it gives."""
+class Drawn:
+    """Logits and bits, float32 [rows, tokens, BITS], of all frames and scales in order: first the prompts, then, with
+    guidance, the unconditional rows; keys kept of each; logits behind the words that are read behind the media."""
 
-    def recording(logits, scale):
-        bits = pick(logits, scale)
-        steps.append((logits, bits))
-        return bits
+    def __init__(self, found):
+        self.logits, self.bits = (
+            np.concatenate([np.stack([row[i][branch] for row in found]) for branch in range(len(found[0][0]))])
+            for i in range(2)
+        )
+        self.kept = [row[2] for row in found]
+        self.behind = [row[3] for row in found]
 
-    return recording
 
+def drawn(model, tokenizer, prompts, resolution, num_frames, config, seed=0, words=()):
+    marks = ("<boi>", "<eoi>") if num_frames == 1 else ("<bov>", "<eov>")
+    begin, end = (TEXT.special_ids[mark] for mark in marks)
+    requests = [
+        Request(prompt=tuple(prompt), config=GenerationConfig(vision=config), seed=seed + i)
+        for i, prompt in enumerate(prompts)
+    ]
 
-def drawn(model, tokenizer, prompts, resolution, num_frames, config, seed=0):
-    """Logits and bits, float32 [rows, tokens, BITS], of all frames and scales in order; the decoding; the drawing."""
-    decoding, _ = read_prompts(model, TEXT, prompts, None, SIGHT)
-    if config is GUIDED:
-        decoding.branch()
-    steps = []
-    pick = record(picker(config, len(resolution.scales), np.random.default_rng(seed)), steps)
-    drawing = Drawing(decoding, tokenizer, resolution.scales, num_frames)
-    drawing.draw(TEXT.special_ids["<boi>" if num_frames == 1 else "<bov>"], pick)
-    logits, bits = (np.concatenate(column, axis=1) for column in zip(*steps, strict=True))
-    return logits, bits, decoding, drawing
+    def loop(task, writer):
+        branches, steps = [writer.sequence], []
+        if config is GUIDED:
+            branches.append((yield from task.open_unconditional()))
+        drawing = Drawing(task, branches, tokenizer, resolution.scales, num_frames)
+
+        def pick(logits, scale):
+            bits = task.choose(lambda rng: _pick(logits, scale, len(resolution.scales), config, rng))
+            steps.append((logits, np.stack([bits] * len(branches))))
+            return bits
+
+        yield from drawing.draw(begin, pick)
+        kept = branches[0].kept
+        behind = yield from drawing.end(end)
+        for word in words:
+            (answer,) = yield Reads([words_of(writer.sequence, [word])])
+            behind = answer.values[0]
+        return (*(np.concatenate(column, axis=1) for column in zip(*steps, strict=True)), kept, behind)
+
+    return Drawn(results(engine_of(model, TEXT), requests, loop))
 
 
 def resized(grid, size):
@@ -145,7 +167,8 @@ def test_logits_scale_by_scale_are_those_of_one_pass_on_the_same_codes(
 ):
     prompts = prompts_of_all_kinds(tmp_path)  # of different lengths: padded at the left
     medium = medium_file(tmp_path, resolution, num_frames)
-    logits, bits, _, _ = drawn(model, tokenizer, prompts, resolution, num_frames, config)
+    found = drawn(model, tokenizer, prompts, resolution, num_frames, config)
+    logits, bits = found.logits, found.bits
     rows = prompts + [[]] * (len(logits) - len(prompts))  # guidance: behind <s> alone
     assert len(rows) == (6 if config is GUIDED else 3)
     for row, prompt in enumerate(rows):
@@ -157,30 +180,22 @@ def test_logits_scale_by_scale_are_those_of_one_pass_on_the_same_codes(
 def test_text_behind_a_film_is_predicted_as_in_one_pass(model, tokenizer, tmp_path):
     prompts = prompts_of_all_kinds(tmp_path)
     medium = medium_file(tmp_path, SQUARE, 4)
-    _, bits, decoding, drawing = drawn(model, tokenizer, prompts, SQUARE, 4, CHANCE)
-    hidden = drawing.end(TEXT.special_ids["<eov>"])
-    words = TEXT.encode("It")
-    for word in words:
-        hidden = decoding.read_words(np.full(3, word))
+    found = drawn(model, tokenizer, prompts, SQUARE, 4, CHANCE, words=TEXT.encode("It"))
     for row, prompt in enumerate(prompts):
-        expected, _ = whole_pass(model, tokenizer, prompt, medium, bits[row], SQUARE.scales, "It")
-        np.testing.assert_allclose(
-            model.logits(hidden[row]).numpy(), model.logits(expected[-1]).numpy(), atol=1e-4, rtol=0
-        )
+        expected, _ = whole_pass(model, tokenizer, prompt, medium, found.bits[row], SQUARE.scales, "It")
+        np.testing.assert_allclose(found.behind[row], model.logits(expected[-1]).numpy(), atol=1e-4, rtol=0)
 
 
-def test_dropped_frames_change_nothing_and_the_caches_stay_as_small_as_the_window(
-    model, tokenizer, tmp_path, monkeypatch
-):
-    prompts, frame = prompts_of_all_kinds(tmp_path), 4 + 16 + 1
-    logits, bits, decoding, _ = drawn(model, tokenizer, prompts, SQUARE, 7, GUIDED)
-    monkeypatch.setattr(Decoding, "_drop_hidden_keys", lambda self: None)
-    masked_logits, masked_bits, masked, _ = drawn(model, tokenizer, prompts, SQUARE, 7, GUIDED)
-    assert np.array_equal(bits, masked_bits)
-    np.testing.assert_allclose(logits, masked_logits, atol=1e-5, rtol=0)
-    first = masked.num_keys - 7 * frame + 1  # keys before the film; its last sum of all scales is not read
-    assert decoding.num_keys == decoding.caches[0].key.shape[1]
-    assert decoding.num_keys <= first + 2 * frame < masked.num_keys
+def test_pages_of_hidden_frames_are_let_go_and_nothing_changes(model, tokenizer, tmp_path, monkeypatch):
+    prompts, frame, frames = prompts_of_all_kinds(tmp_path), 4 + 16 + 1, 19
+    found = drawn(model, tokenizer, prompts, SQUARE, frames, GUIDED)
+    monkeypatch.setattr(PagedSequence, "let_go", lambda self: None)
+    whole = drawn(model, tokenizer, prompts, SQUARE, frames, GUIDED)
+    assert np.array_equal(found.bits, whole.bits)
+    np.testing.assert_allclose(found.logits, whole.logits, atol=1e-5, rtol=0)
+    for kept, all_keys in zip(found.kept, whole.kept, strict=True):
+        before = all_keys - frames * frame + 1  # keys before the film; its last sum of all scales is not read
+        assert kept <= before + 2 * frame + 2 * 64 < all_keys
 
 
 def test_drawings_of_prompts_together_are_those_of_each_alone(model, coders, tmp_path):
@@ -200,8 +215,8 @@ def test_guidance_of_one_is_no_guidance(model, coders):
 
 
 def test_guidance_moves_the_bits_of_every_scale(model, tokenizer):
-    logits, bits, _, _ = drawn(model, tokenizer, [[Text("Draw a seven.")]], SQUARE, 1, GUIDED, seed=3)
-    conditional, unconditional = logits
+    found = drawn(model, tokenizer, [[Text("Draw a seven.")]], SQUARE, 1, GUIDED, seed=3)
+    bits, (conditional, unconditional) = found.bits, found.logits
     strength = np.repeat([1.5, 2.25, 3.0], [1, 4, 16])[:, None]
     odds = unconditional + strength * (conditional - unconditional)
     rng = np.random.default_rng(3)

@@ -11,8 +11,8 @@ from ernie5.data.sample import Image, Message, Sample, Text, Video
 from ernie5.data.sequence import encode_sample
 from ernie5.data.visual import VisionSettings
 from ernie5.errors import UserError
-from ernie5.inference.complete import complete
-from ernie5.inference.prompt import answer, encode_prompt
+from ernie5.inference.ask import answer, complete
+from ernie5.inference.prompt import encode_prompt
 from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import Coders, make_batch
 from ernie5.modality.unified import stack

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ernie5.config.schema import GenerationConfig, VisualSamplingConfig
-from ernie5.inference.sampling import guided, is_guided, sample, sample_bits
+from ernie5.inference.request import Penalties
+from ernie5.inference.sampling import guided, is_guided, penalised, sample, sample_bits
 
 LOGITS = np.array([0.3, 2.0, -1.0, 1.2, 0.9, -3.0], np.float32)
 DRAWS = 20_000
@@ -116,3 +117,13 @@ def test_guidance_goes_from_the_unconditional_through_the_conditional_and_grows_
 def test_guidance_of_one_at_both_ends_needs_no_unconditional_branch():
     ends = [(1.0, 1.0), (1.0, 2.0), (0.0, 1.0)]
     assert [is_guided(VisualSamplingConfig(guidance_start=a, guidance_end=b)) for a, b in ends] == [False, True, True]
+
+
+def test_penalties_by_their_formulas():
+    logits = np.array([2.0, -1.0, 0.5, 3.0], np.float32)
+    penalties = Penalties(repetition=2.0, presence=0.25, frequency=0.5)
+    found = penalised(logits, penalties, prompt_ids=[1], ids=[3, 3, 0])
+    expected = [2.0 / 2 - 0.25 - 0.5, -1.0 * 2, 0.5, 3.0 / 2 - 0.25 - 2 * 0.5]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert logits.tolist() == [2.0, -1.0, 0.5, 3.0]
+    assert penalised(logits, Penalties(), [1], [3]) is logits

@@ -6,9 +6,8 @@ import pytest
 from ernie5.config.schema import AudioSamplingConfig, GenerationConfig, MediaPromptConfig
 from ernie5.data.sample import Audio, Text
 from ernie5.data.sounds import read_sound, write_sound
-from ernie5.inference.prompt import answer
+from ernie5.inference.ask import answer, speak
 from ernie5.inference.show import show
-from ernie5.inference.speak import speak
 from ernie5.modality.batch import Coders
 from ernie5.modality.vision_codes import VisionCoder
 from tests.audio_models import RATE, audio_coder, audio_model, noise_sound

@@ -13,14 +13,17 @@ from ernie5.data.sample import Audio, Sample, Text
 from ernie5.data.sequence import encode_sample
 from ernie5.elastic.sampler import member_subnet
 from ernie5.errors import UserError
+from ernie5.inference.ask import answer, speak, speak_stream
 from ernie5.inference.coders import SIGHT
-from ernie5.inference.prompt import answer, read_prompts
-from ernie5.inference.speak import Speaking, speak, speak_stream, to_waveforms
+from ernie5.inference.reading import Reads, words_of
+from ernie5.inference.request import Request
+from ernie5.inference.speak import Speaking, to_waveforms
 from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import Coders, make_batch
 from ernie5.modality.unified import stack
 from ernie5.model.subnet import full_subnet
 from tests.audio_models import AUDIO, CODES, FRAME, LEVELS, audio_coder, audio_model, noise_sound
+from tests.inference.loops import engine_of, results
 from tests.vision_models import text_tokenizer
 
 TEXT = text_tokenizer()
@@ -48,35 +51,57 @@ def prompts_of_all_kinds(folder):
 
 
 class Recording(Speaking):
-    """Notes the logits of each level, and the codes that all rows get."""
+    """Notes the logits of each level, and the codes that all branches get."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.seen = []
 
-    def _choose(self, logits, level):
-        codes = super()._choose(logits, level)
-        self.seen.append((logits.numpy(), codes.numpy()))
+    def _choose(self, odds, level):
+        seen = odds.copy()
+        codes = super()._choose(odds, level)
+        self.seen.append((seen, codes))
         return codes
 
-    def by_row(self):
-        """logits float32 [rows, reads, levels, codes], codes int64 [rows, reads, levels]."""
+    def by_branch(self):
+        """logits float32 [branches, reads, levels, codes], codes int64 [branches, reads, levels]."""
         for column in zip(*self.seen, strict=True):
             array = np.stack(column, axis=1)
             yield array.reshape([len(array), -1, LEVELS, *array.shape[2:]])
 
 
-def spoken(model, coders, prompts, config, seed=0, subnet=None):
-    decoding, _ = read_prompts(model, TEXT, prompts, subnet, coders)
-    if config.guidance != 1:
-        decoding.branch()
-    speaking = Recording(decoding, config, np.random.default_rng(seed))
-    frames = np.stack(list(speaking.frames(BOA)), axis=1)
-    return speaking, frames
+class Spoken:
+    """What was said behind a prompt."""
+
+    def __init__(self, speaking, frames, behind):
+        self.seen = speaking.seen
+        self.logits, self.codes = speaking.by_branch()  # [branches, reads, levels, ...]
+        self.frames = frames  # int64 [frames, levels]
+        self.behind = behind  # logits behind the words that were read then
 
 
-def num_frames(frames):
-    return (frames[..., 0] != CODES).sum(1)
+def spoken(model, coders, prompts, config, seed=0, subnet=None, words=()):
+    requests = [
+        Request(prompt=tuple(prompt), config=GenerationConfig(audio=config), seed=seed + i)
+        for i, prompt in enumerate(prompts)
+    ]
+
+    def loop(task, writer):
+        branches, frames = [writer.sequence], []
+        if config.guidance != 1:
+            branches.append((yield from task.open_unconditional()))
+        speaking = Recording(task, branches)
+        codes = yield from speaking.begin(BOA)
+        while codes is not None:
+            frames.append(codes)
+            codes = yield from speaking.next_frame()
+        behind = None
+        for word in words:
+            (answer,) = yield Reads([words_of(writer.sequence, [word])])
+            behind = answer.values[0]
+        return Spoken(speaking, np.stack(frames), behind)
+
+    return results(engine_of(model, TEXT, coders, subnet=subnet), requests, loop)
 
 
 def whole_pass(model, coders, prompt, codes, folder, behind="", subnet=None):
@@ -107,31 +132,24 @@ def whole_pass(model, coders, prompt, codes, folder, behind="", subnet=None):
 @pytest.mark.parametrize("config", [CHANCE, GUIDED], ids=["conditional", "guided"])
 def test_logits_of_each_level_are_those_of_one_pass_on_the_same_codes(model, coders, tmp_path, config):
     prompts = prompts_of_all_kinds(tmp_path)
-    speaking, frames = spoken(model, coders, prompts, config)
-    logits, codes = speaking.by_row()
-    rows = prompts + [[]] * (len(logits) - len(prompts))  # guidance: behind <s> alone
-    assert len(rows) == (8 if config is GUIDED else 4)
-    lengths = np.resize(num_frames(frames), len(rows))
-    assert len(set(lengths)) > 1  # rows end apart
-    for row, prompt in enumerate(rows):
-        reads = lengths[row] + 1
-        assert (codes[row, reads - 1] == CODES).all() and (codes[row, : reads - 1] < CODES).all()
-        expected, _ = whole_pass(model, coders, prompt, codes[row, :reads], tmp_path)
-        assert expected.std() > 0.1
-        np.testing.assert_allclose(logits[row, :reads], expected, atol=1e-4, rtol=0)
+    found = spoken(model, coders, prompts, config, seed=11)
+    assert len({len(one.frames) for one in found}) > 1  # sounds end apart
+    for one, prompt in zip(found, prompts, strict=True):
+        rows = [prompt, []] if config is GUIDED else [prompt]  # guidance: behind <s> alone
+        for logits, codes, row in zip(one.logits, one.codes, rows, strict=True):
+            assert len(codes) == len(one.frames) + 1
+            assert (codes[-1] == CODES).all() and (codes[:-1] < CODES).all()
+            expected, _ = whole_pass(model, coders, row, codes, tmp_path)
+            assert expected.std() > 0.1
+            np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)
 
 
 def test_text_behind_sounds_of_several_lengths_is_predicted_as_in_one_pass(model, coders, tmp_path):
     prompts = prompts_of_all_kinds(tmp_path)
-    speaking, frames = spoken(model, coders, prompts, CHANCE)
-    _, codes = speaking.by_row()
-    hidden = speaking.end(EOA)
-    for word in TEXT.encode("It"):
-        hidden = speaking.decoding.read_words(np.full(len(prompts), word))
-    for row, prompt in enumerate(prompts):
-        reads = num_frames(frames)[row] + 1
-        _, expected = whole_pass(model, coders, prompt, codes[row, :reads], tmp_path, "It")
-        np.testing.assert_allclose(model.logits(hidden[row]).numpy(), expected, atol=1e-4, rtol=0)
+    found = spoken(model, coders, prompts, CHANCE, seed=11, words=[EOA, *TEXT.encode("It")])
+    for one, prompt in zip(found, prompts, strict=True):
+        _, expected = whole_pass(model, coders, prompt, one.codes[0], tmp_path, "It")
+        np.testing.assert_allclose(one.behind, expected, atol=1e-4, rtol=0)
 
 
 def test_sounds_of_prompts_together_are_those_of_each_alone(model, coders, tmp_path):
@@ -150,8 +168,8 @@ def test_guidance_of_one_is_no_guidance(model, coders):
 
 def test_guidance_moves_the_logits_away_from_the_unconditional_ones(model, coders):
     config = dataclasses.replace(GREEDY, guidance=3.0)
-    speaking, _ = spoken(model, coders, [[Text("Draw a seven.")]], config)
-    logits, codes = speaking.by_row()
+    (found,) = spoken(model, coders, [[Text("Draw a seven.")]], config)
+    logits, codes = found.logits, found.codes
     odds = logits[1] + 3 * (logits[0] - logits[1])
     odds[0, 0, CODES] = odds[:, 1:, CODES] = -np.inf
     going = codes[0, :, 0] != CODES
@@ -173,20 +191,18 @@ def set_end(model, level, odds):
 
 def test_first_level_ends_a_sound_which_has_at_least_a_frame(model, coders):
     set_end(model, 0, 100.0)
-    speaking, frames = spoken(model, coders, [[], [Text("It")]], CHANCE)
-    assert frames.shape == (2, 1, LEVELS) and (frames < CODES).all()
-    _, codes = speaking.by_row()
-    assert (codes[:, 1] == CODES).all()
+    for found in spoken(model, coders, [[], [Text("It")]], CHANCE):
+        assert found.frames.shape == (1, LEVELS) and (found.frames < CODES).all()
+        assert (found.codes[:, 1] == CODES).all()
     assert [len(sound) for sound in speak(model, TEXT, coders, [[], []], CHANCE)] == [FRAME, FRAME]
 
 
 def test_other_levels_do_not_end_a_sound_and_no_sound_is_longer_than_the_limit(model, coders):
     set_end(model, 0, -100.0)
     set_end(model, 1, 100.0)
-    speaking, frames = spoken(model, coders, [[]], CHANCE)
-    assert frames.shape == (1, 6, LEVELS) and (frames < CODES).all()
-    _, codes = speaking.by_row()
-    assert (codes[:, 6] == CODES).all()  # the last frame predicts the end, as in training
+    (found,) = spoken(model, coders, [[]], CHANCE)
+    assert found.frames.shape == (6, LEVELS) and (found.frames < CODES).all()
+    assert (found.codes[:, 6] == CODES).all()  # the last frame predicts the end, as in training
 
 
 def test_chunks_of_the_stream_are_the_whole_to_the_last_bit(model, coders, tmp_path):
@@ -209,12 +225,10 @@ def test_rows_are_cut_where_they_end(coders):
 
 def test_member_of_the_family_speaks_with_its_own_layers(model, coders, tmp_path):
     subnet = member_subnet(model.config, MemberConfig(name="small", num_layers=4, top_k=1))
-    speaking, frames = spoken(model, coders, [[Text("It")]], CHANCE, subnet=subnet)
-    logits, codes = speaking.by_row()
-    reads = num_frames(frames)[0] + 1
-    expected, _ = whole_pass(model, coders, [Text("It")], codes[0, :reads], tmp_path, subnet=subnet)
-    np.testing.assert_allclose(logits[0, :reads], expected, atol=1e-4, rtol=0)
-    assert not np.allclose(whole_pass(model, coders, [Text("It")], codes[0, :reads], tmp_path)[0], expected, atol=0.1)
+    (found,) = spoken(model, coders, [[Text("It")]], CHANCE, subnet=subnet)
+    expected, _ = whole_pass(model, coders, [Text("It")], found.codes[0], tmp_path, subnet=subnet)
+    np.testing.assert_allclose(found.logits[0], expected, atol=1e-4, rtol=0)
+    assert not np.allclose(whole_pass(model, coders, [Text("It")], found.codes[0], tmp_path)[0], expected, atol=0.1)
 
 
 def test_sounds_repeat_with_the_seed_and_change_with_another(model, coders):

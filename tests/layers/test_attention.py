@@ -5,10 +5,11 @@ import paddle
 import pytest
 
 from ernie5.config.schema import AttentionConfig
-from ernie5.layers.attention import Attention, LayerCache
+from ernie5.layers.attention import Attention
 from ernie5.layers.layout import Layout, make_layout
 from ernie5.layers.rope import rotation
 from ernie5.ops.attention import Mask
+from tests.paged import PagedRows
 from tests.sequences import packed_batch
 from tests.tolerances import tolerance
 
@@ -67,16 +68,16 @@ def test_attention_equals_the_formula(use_bias):
 
 
 @pytest.mark.parametrize("chunks", [[7], [1] * 7, [3, 1, 2, 1]], ids=str)
-def test_a_cache_read_in_chunks_gives_the_output_of_the_whole(chunks):
+def test_pages_read_in_chunks_give_the_output_of_the_whole(chunks):
+    """Two sequences, one behind the other in a ragged row."""
     layer, config = build()
     states = paddle.randn([2, 7, HIDDEN])
     positions = paddle.arange(7, dtype="float32").reshape([1, 7, 1]).expand([2, 7, 3])
     whole = layer(states, Layout(Mask(7, 7, causal=True), rotation(positions, config)))
-    cache, start, outputs = LayerCache(), 0, []
+    rows, start, outputs = PagedRows(2, 7, [0], (KV_HEADS, HEAD_DIM)), 0, []
     for size in chunks:
-        end = start + size
-        layout = Layout(Mask(size, end, causal=True), rotation(positions[:, start:end], config))
-        outputs.append(layer(states[:, start:end], layout, cache))
-        start = end
+        ragged, placed = (part[:, start : start + size].reshape([1, 2 * size, -1]) for part in (states, positions))
+        layout = Layout(rows.mask([size, size]), rotation(placed, config))
+        outputs.append(layer(ragged, layout, rows.pages.layers[0]).reshape([2, size, -1]))
+        start += size
     np.testing.assert_allclose(paddle.concat(outputs, 1).numpy(), whole.numpy(), **tolerance("float32"))
-    assert cache.key.shape == cache.value.shape == [2, 7, KV_HEADS, HEAD_DIM]

@@ -7,14 +7,13 @@ import paddle
 import pytest
 
 from ernie5.config.schema import AudioConfig
-from ernie5.layers.attention import LayerCache
 from ernie5.layers.layout import Layout, make_layout
 from ernie5.layers.rope import rotation
 from ernie5.modality.audio import AudioModality, TeacherForcing
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.subnet import full_subnet, make_subnet
-from ernie5.ops.attention import Mask
 from tests.finite_differences import numeric_gradient
+from tests.paged import PagedRows
 
 LEVELS, SIZE, HIDDEN, EPSILON = 3, 7, 8, 1e-5
 SPEECH = AudioConfig(num_codebooks=LEVELS, codebook_size=SIZE)
@@ -144,24 +143,23 @@ class Recorder:
 
 @paddle.no_grad()
 def spoken(model: Ernie5ForCausalLM, audio: AudioModality, words: paddle.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Frame by frame over caches: logits [frames, levels, size], codes [frames, levels]."""
+    """Frame by frame over pages: logits [frames, levels, size], codes [frames, levels]."""
     subnet, attention = full_subnet(model.config), model.config.attention
-    caches = [LayerCache() for _ in range(model.config.num_hidden_layers)]
+    rows = PagedRows(1, WORDS + FRAMES, subnet.layer_ids, (attention.num_key_value_heads, attention.head_dim))
     embedded, read, logits, codes = words, 0, [], []
     for _ in range(FRAMES + 1):
         new = embedded.shape[1]
-        mask = np.stack([np.full(read + new, new), np.arange(-read, new).clip(0)], -1).astype(np.int32)[None]
-        layout = Layout(Mask(new, read + new, mask), rotation(positions(read, new), attention))
+        layout = Layout(rows.mask([new]), rotation(positions(read, new), attention))
         recorder = Recorder()
         taps = audio.taps(model.config.num_hidden_layers, paddle.to_tensor([new - 1]), recorder)
-        model.decoder(embedded, layout, subnet, caches, taps)
+        model.decoder(embedded, layout, subnet, rows.pages.layers, taps)
         logits.append(np.concatenate(recorder.logits))
         codes.append(np.concatenate([code.numpy() for code in recorder.codes]))
         embedded, read = audio.embed(paddle.to_tensor(codes[-1][None])).unsqueeze(0), read + new
     return np.stack(logits), np.stack(codes)
 
 
-def test_frame_by_frame_over_caches_equals_teacher_forcing_on_the_same_codes(backbone):
+def test_frame_by_frame_over_pages_equals_teacher_forcing_on_the_same_codes(backbone):
     audio = modality(backbone.config.hidden_size)
     words = backbone.text.embed(paddle.to_tensor([[3, 1, 4, 1, 5, 9]]))  # the last one is BOA
     logits, codes = spoken(backbone, audio, words)

@@ -22,7 +22,7 @@ def outputs(model: Ernie5ForCausalLM, rows) -> tuple[np.ndarray, np.ndarray]:
     batch, subnet = make_batch(rows), full_subnet(model.config)
     layout = make_layout(batch.mask_rows, batch.position_ids, model.config.attention)
     decoded = model.decoder(model.text.embed(batch.input_ids), layout, subnet)
-    second = model.predict_second_next(decoded.residual, batch.next_ids, layout, subnet)
+    second = model.predict_second_next(decoded.residual, model.text.embed(batch.next_ids), layout, subnet)
     return model.logits(decoded.hidden_states).numpy(), model.logits(second.hidden_states).numpy()
 
 

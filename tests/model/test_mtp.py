@@ -34,7 +34,7 @@ def test_prediction_block_joins_the_residual_with_the_next_embedding(config, bui
     states = model.mtp.block(states, layout, mask, subnet.top_k).hidden_states.numpy().astype(np.float64)
     expected = norm(states, w["mtp.norm.weight"], config.rms_norm_eps) @ w["text.embed_tokens.weight"].T
 
-    second = model.predict_second_next(residual, batch.next_ids, layout, subnet)
+    second = model.predict_second_next(residual, model.text.embed(batch.next_ids), layout, subnet)
     np.testing.assert_allclose(model.logits(second.hidden_states).numpy(), expected, rtol=1e-4, atol=2e-5)
 
 

@@ -109,6 +109,10 @@ class TextTokenizer:
         """A decoder that takes one id at a time."""
         return StreamDecoder(self._data_of_id, self._text_of_special, skip_special_tokens)
 
+    def data_of(self, token_id: int) -> bytes | None:
+        """What an id spells, UTF-16BE: whole code units, one byte of one, nothing (the joint break); None: special."""
+        return self._data_of_id[token_id]
+
     def token_text(self, token_id: int) -> str:
         """How an id is shown to people: a special token's name, `<0xD8>` for a byte, else its text."""
         if token_id < len(SPECIAL_TOKENS):

@@ -1,4 +1,4 @@
-// A whole decoder layer over a cache of keys and values, forward only.
+// A whole decoder layer over pages of keys and values, forward only.
 #pragma once
 #include <cstdint>
 
@@ -7,14 +7,21 @@
 
 namespace ernie5::cpu {
 
+// Some of the tokens, [first, first + tokens): the next ones of a sequence that has kept `past` keys, and
+// whose next token has this number. They differ where keys have been let go.
+struct DecoderRow {
+  int64_t first, tokens, past, number;
+  const int32_t* pages;  // numbers of its pages, with room for the new keys
+};
+
 struct DecoderLayerShape {
-  int64_t batch, tokens;   // rows, and the new tokens of each
-  int64_t past, capacity;  // tokens of a row that the caches hold, and have room for; past + tokens <= capacity
+  int64_t tokens;  // of all rows, one row behind the other
+  const DecoderRow* rows;
+  int64_t num_rows, page_keys;
+  const int32_t* seen;  // int [pages, page_keys, 2]: who sees each key, as in `KeyPages`
   int64_t hidden, heads, kv_heads, head_dim;
   int64_t mlp_width;                     // of the dense feed-forward layer or the shared experts; 0: there are none
   int64_t experts, top_k, expert_width;  // experts 0: a dense layer
-  int64_t angles;                        // rows of cos and sin: tokens, or batch * tokens
-  int64_t mask_batch, mask_columns;      // of the mask: 1 or batch; 0 where every key is visible
   Score score;
   double scaling;
   float epsilon;
@@ -30,12 +37,11 @@ struct DecoderLayerWeights {
 };
 
 // h = x + attention(norm(x)); out = h + mlp(norm(h)), where mlp is the dense layer, or routed and shared experts.
-// x, out [batch, tokens, hidden]; cos, sin [angles, head_dim / 2]; mask int [mask_batch, past + tokens, mask_columns];
-// key_cache, value_cache [batch, capacity, kv_heads, head_dim], into which the new tokens are written behind `past`;
-// tokens_per_expert [experts]. Sums and activations are in compute_t<T>, products of few rows read the weights as they lie.
+// x, out [tokens, hidden]; cos, sin [tokens, head_dim / 2]; keys, values [pages, page_keys, kv_heads, head_dim], into which
+// those of the new tokens are written; tokens_per_expert [experts]. Sums and activations are in compute_t<T>, products of few
+// rows read the weights as they lie.
 template <typename T>
 void decoder_layer(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* x, const float* cos,
-                   const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out,
-                   int64_t* tokens_per_expert);
+                   const float* sin, T* keys, T* values, T* out, int64_t* tokens_per_expert);
 
 }  // namespace ernie5::cpu

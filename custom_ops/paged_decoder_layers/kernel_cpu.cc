@@ -1,4 +1,4 @@
-#include "decoder_layers/kernel.h"
+#include "paged_decoder_layers/kernel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -73,39 +73,54 @@ class Activations {
   int64_t used_ = 0;
 };
 
-// out = o_proj(attention(normed)) over the caches, to which the new keys and values are added.
+// Writes keys, turned, and values of a row's tokens to their places in the pages.
+template <typename T>
+void keep(const DecoderLayerShape& shape, const DecoderRow& row, const T* key, const T* value, const float* cos,
+          const float* sin, T* keys, T* values) {
+  const int64_t pairs = shape.head_dim / 2, kv_width = shape.kv_heads * shape.head_dim;
+  for (int64_t done = 0, some; done < row.tokens; done += some) {
+    const int64_t place = row.past + done, slot = place % shape.page_keys, first = row.first + done;
+    some = std::min(shape.page_keys - slot, row.tokens - done);
+    const int64_t to = (row.pages[place / shape.page_keys] * shape.page_keys + slot) * kv_width;
+    uni_rope(key + first * kv_width, cos + first * pairs, sin + first * pairs, some, some, shape.kv_heads, pairs, false,
+             keys + to);
+    std::copy_n(value + first * kv_width, some * kv_width, values + to);
+  }
+}
+
+// out = o_proj(attention(normed)) over the pages, to which the new keys and values are added.
 template <typename T>
 void attend(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* normed, const float* cos,
-            const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out) {
-  const int64_t tokens = shape.tokens, rows = shape.batch * tokens, pairs = shape.head_dim / 2;
+            const float* sin, T* keys, T* values, T* out) {
+  const int64_t tokens = shape.tokens, pairs = shape.head_dim / 2;
   const int64_t width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
-  Activations<T> room(rows * (2 * width + 2 * kv_width));
-  T *const query = room.take(rows * width), *const turned = room.take(rows * width);
-  T *const key = room.take(rows * kv_width), *const value = room.take(rows * kv_width);
-  linear(normed, weights.q_proj, rows, shape.hidden, width, query);
-  linear(normed, weights.k_proj, rows, shape.hidden, kv_width, key);
-  linear(normed, weights.v_proj, rows, shape.hidden, kv_width, value);
-  uni_rope(query, cos, sin, rows, shape.angles, shape.heads, pairs, false, turned);
-  for (int64_t row = 0; row < shape.batch; ++row) {
-    const int64_t from = row * tokens * kv_width, to = (row * shape.capacity + shape.past) * kv_width;
-    const int64_t angle = shape.angles == tokens ? 0 : row * tokens * pairs;
-    uni_rope(key + from, cos + angle, sin + angle, tokens, tokens, shape.kv_heads, pairs, false, key_cache + to);
-    std::copy_n(value + from, tokens * kv_width, value_cache + to);
-  }
+  Activations<T> room(tokens * (2 * width + 2 * kv_width));
+  T *const query = room.take(tokens * width), *const key = room.take(tokens * kv_width);
+  T *const value = room.take(tokens * kv_width), *const turned = room.take(tokens * width);
+  linear(normed, weights.q_proj, tokens, shape.hidden, width, query);
+  linear(normed, weights.k_proj, tokens, shape.hidden, kv_width, key);
+  linear(normed, weights.v_proj, tokens, shape.hidden, kv_width, value);
+  uni_rope(query, cos, sin, tokens, tokens, shape.heads, pairs, false, turned);
   AttentionShape attention{};
-  attention.batch = shape.batch, attention.queries = tokens, attention.keys = shape.past + tokens;
+  attention.batch = attention.mask_batch = 1;
   attention.heads = shape.heads, attention.kv_heads = shape.kv_heads, attention.head_dim = shape.head_dim;
-  attention.key_strides = attention.value_strides = dense_strides(shape.capacity, shape.kv_heads, shape.head_dim);
-  attention.mask = mask, attention.mask_batch = shape.mask_batch, attention.columns = shape.mask_columns;
+  attention.key_strides = attention.value_strides = dense_strides(shape.page_keys, shape.kv_heads, shape.head_dim);
   attention.scale = 1 / std::sqrt(static_cast<double>(shape.head_dim));
-  attention_forward<T>(attention, turned, key_cache, value_cache, query, nullptr);
-  linear(query, weights.o_proj, rows, width, shape.hidden, out);
+  for (const DecoderRow* row = shape.rows; row != shape.rows + shape.num_rows; ++row) {
+    if (row->tokens == 0) continue;
+    keep(shape, *row, key, value, cos, sin, keys, values);
+    attention.queries = row->tokens, attention.keys = row->past + row->tokens;
+    attention.pages = {row->pages, shape.page_keys, shape.seen, row->number};
+    const int64_t at = row->first * width;
+    attention_forward<T>(attention, turned + at, keys, values, query + at, nullptr);
+  }
+  linear(query, weights.o_proj, tokens, width, shape.hidden, out);
 }
 
 // out = down(silu(gate(normed)) * up(normed)).
 template <typename T>
 void gated_mlp(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* normed, T* out) {
-  const int64_t rows = shape.batch * shape.tokens, width = shape.mlp_width;
+  const int64_t rows = shape.tokens, width = shape.mlp_width;
   Activations<T> room(3 * rows * width);
   T *const gate = room.take(rows * width), *const up = room.take(rows * width), *const inner = room.take(rows * width);
   linear(normed, weights.mlp_gate, rows, shape.hidden, width, gate);
@@ -118,7 +133,7 @@ void gated_mlp(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& wei
 template <typename T>
 void routed_experts(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* normed, T* out,
                     int64_t* tokens_per_expert) {
-  const int64_t rows = shape.batch * shape.tokens, slots = rows * shape.top_k;
+  const int64_t rows = shape.tokens, slots = rows * shape.top_k;
   Scratch<float> floats(rows * (shape.hidden + shape.experts + shape.top_k + 1));
   float *const wide = floats.get(), *const logits = wide + rows * shape.hidden;
   float *const topk_weights = logits + rows * shape.experts, *const totals = topk_weights + slots;
@@ -141,14 +156,13 @@ void routed_experts(const DecoderLayerShape& shape, const DecoderLayerWeights<T>
 
 template <typename T>
 void decoder_layer(const DecoderLayerShape& shape, const DecoderLayerWeights<T>& weights, const T* x, const float* cos,
-                   const float* sin, const int32_t* mask, T* key_cache, T* value_cache, T* out,
-                   int64_t* tokens_per_expert) {
-  const int64_t rows = shape.batch * shape.tokens, count = rows * shape.hidden;
+                   const float* sin, T* keys, T* values, T* out, int64_t* tokens_per_expert) {
+  const int64_t rows = shape.tokens, count = rows * shape.hidden;
   Activations<T> room(2 * count);
   T *const normed = room.take(count), *const added = room.take(count);
   Scratch<compute_t<T>> inverse(rows);
   rms_norm_forward<T>(x, nullptr, weights.input_norm, rows, shape.hidden, shape.epsilon, nullptr, normed, inverse.get());
-  attend(shape, weights, normed, cos, sin, mask, key_cache, value_cache, added);
+  attend(shape, weights, normed, cos, sin, keys, values, added);
   rms_norm_forward<T>(x, added, weights.post_attention_norm, rows, shape.hidden, shape.epsilon, out, normed, inverse.get());
   if (shape.experts) {
     routed_experts(shape, weights, normed, added, tokens_per_expert);
@@ -162,7 +176,7 @@ void decoder_layer(const DecoderLayerShape& shape, const DecoderLayerWeights<T>&
 
 #define INSTANTIATE(T)                                                                                              \
   template void decoder_layer<T>(const DecoderLayerShape&, const DecoderLayerWeights<T>&, const T*, const float*,    \
-                                 const float*, const int32_t*, T*, T*, T*, int64_t*);
+                                 const float*, T*, T*, T*, int64_t*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(bfloat16)

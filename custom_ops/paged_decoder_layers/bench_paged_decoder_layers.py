@@ -1,6 +1,6 @@
 """One more token through a decoder layer of the yardstick: as one operator, and by its definitions.
 
-python -m custom_ops.decoder_layers.bench_decoder_layers
+python -m custom_ops.paged_decoder_layers.bench_paged_decoder_layers
 """
 
 from pathlib import Path
@@ -12,28 +12,32 @@ YARDSTICK = Path(__file__).parents[2] / "configs/model/yardstick.yaml"
 
 
 def prepare(case: dict[str, int]) -> bench.Prepared:
+    import numpy as np
     import paddle
 
     from ernie5.config.load import load_model_config
-    from ernie5.layers.attention import LayerCache
     from ernie5.layers.layout import Layout
+    from ernie5.layers.pages import PAGE_KEYS, PagedMask, Pages, Row
     from ernie5.layers.rope import rotation
+    from ernie5.modality.token_layout import TO_THE_END
     from ernie5.model.block import Block, run_blocks
-    from ernie5.ops import backend
-    from ernie5.ops.attention import Mask
 
     config = load_model_config(YARDSTICK)
     block, (batch, past) = Block(config, 0), case.values()
     shape = config.attention.num_key_value_heads, config.attention.head_dim
-    states = paddle.randn([batch, 1, config.hidden_size])
-    layout = Layout(Mask(1, past + 1), rotation(paddle.full([1, 1, 3], float(past)), config.attention))
-    cache, expert_mask = LayerCache(), paddle.zeros([config.moe.num_experts])
-    held = {room: tuple(paddle.randn([batch, past + room, *shape]) for _ in range(2)) for room in (0, 1)}
+    states = paddle.randn([1, batch, config.hidden_size])
+    pages, each = Pages([0], shape, paddle.float32), past // PAGE_KEYS + 1
+    pages.resize(batch * each)
+    rows = [Row(1, past, past, range(row * each, (row + 1) * each)) for row in range(batch)]
+    for row in rows:
+        pages.mark(Row(past + 1, 0, 0, row.pages), np.arange(past + 1), TO_THE_END)
+    layout = Layout(PagedMask(rows, pages), rotation(paddle.full([1, batch, 3], float(past)), config.attention))
+    expert_mask, layers = paddle.zeros([config.moe.num_experts]), [pages.layers[0]]
+    layers[0].keys, layers[0].values = (paddle.randn(layers[0].keys.shape) for _ in range(2))
 
     def forward():
-        cache.buffers, cache.length = held[backend.is_native("decoder_layers")], past  # the operator writes in place
         with paddle.no_grad():
-            run_blocks([block], states, layout, [expert_mask], config.moe.num_experts_per_tok, [cache])
+            run_blocks([block], states, layout, [expert_mask], config.moe.num_experts_per_tok, layers)
 
     return bench.Prepared(f"{batch} rows, {past} tokens before", {"forward": forward}, {"forward": batch})
 

@@ -1,4 +1,4 @@
-"""Decoder layers over their caches as one operator, where it is compiled; the definition of each is `Block`."""
+"""Decoder layers over pages of keys as one operator, where it is compiled; the definition of each is `Block`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,6 @@ from typing import NamedTuple
 import paddle
 
 from ernie5.ops import backend
-from ernie5.ops.attention import Mask
 
 DTYPES = backend.Dtypes(backend.CPU_FLOATS)
 HAS_MLP, HAS_EXPERTS = 1, 2  # bits of a layer's kind
@@ -23,20 +22,31 @@ class LayerWeights(NamedTuple):
     epsilon: float
 
 
-def decoder_layers(
+class PagedRows(NamedTuple):
+    """The sequences whose tokens stand one behind the other, and where their keys lie."""
+
+    rows: paddle.Tensor  # int64 [rows, 3]: new tokens, keys kept before them, number of the first in its sequence
+    tables: paddle.Tensor  # int32 [rows, pages]: numbers of its pages
+    seen: (
+        paddle.Tensor
+    )  # int32 [pages, page_keys, 2]: a key is seen by tokens with numbers from the one to below the other
+
+
+def paged_decoder_layers(
     hidden_states: paddle.Tensor,
     layers: Sequence[LayerWeights],
     angles: tuple[paddle.Tensor, paddle.Tensor],
-    mask: Mask,
+    rows: PagedRows,
     expert_masks: Sequence[paddle.Tensor],
     top_k: int,
-    caches: Sequence[tuple[paddle.Tensor, paddle.Tensor]],
+    keys: Sequence[paddle.Tensor],
+    values: Sequence[paddle.Tensor],
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """hidden_states [batch, seq, hidden] -> the same shape, and the loads int64 [routing layers, experts].
+    """hidden_states [tokens, hidden] -> the same shape, and the loads int64 [routing layers, experts].
 
-    Without gradients. The layers share score, scaling, epsilon and the number of experts. angles: cos and sin as in
-    `uni_rope`; expert_masks float32 [experts], one a layer; caches: of each layer keys and values [batch, capacity,
-    kv_heads, head_dim], which the new tokens are written to, behind those that `mask` says there are.
+    Without gradients. The layers share score, scaling, epsilon and the number of experts. angles: cos and sin float32
+    [tokens, 1, head_dim / 2]; expert_masks float32 [experts], one a layer; keys and values of each layer [pages,
+    page_keys, kv_heads, head_dim], into which those of the new tokens are written; page_keys is a multiple of 64.
     """
     weights, kinds = [], []
     for layer, expert_mask in zip(layers, expert_masks, strict=True):
@@ -45,13 +55,12 @@ def decoder_layers(
             router, expert_bias, gate_up, down = layer.experts
             weights += [router, expert_bias, expert_mask, gate_up, down]
         kinds.append(HAS_MLP * bool(layer.mlp) + HAS_EXPERTS * bool(layer.experts))
-    keys, values = zip(*caches, strict=True)
-    inputs = [hidden_states, *angles, mask.columns, mask.past, list(keys), list(values), weights]
+    inputs = [hidden_states, *angles, *rows, list(keys), list(values), weights]
     settings = kinds, top_k, layers[0].score == "sigmoid", layers[0].scaling, layers[0].epsilon
-    output, tokens_per_expert, *_ = backend.call("decoder_layers", inputs, *settings)
+    output, tokens_per_expert, *_ = backend.call("paged_decoder_layers", inputs, *settings)
     return output, tokens_per_expert
 
 
 def is_native(hidden_states: paddle.Tensor) -> bool:
     """Whether there is such an operator for these, and nobody who wants their gradients."""
-    return not paddle.is_grad_enabled() and backend.takes("decoder_layers", DTYPES, hidden_states)
+    return not paddle.is_grad_enabled() and backend.takes("paged_decoder_layers", DTYPES, hidden_states)
