@@ -3,7 +3,7 @@
 # AUDIO_ARGS and JUDGE_ARGS to the training of the tokenizers and the judge of speech; RANKS is the number of processes that train.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ops train train-text test test-all test-reference test-services test-paddlenlp lint format clean
+.PHONY: help setup ops train train-text test test-all test-reference test-services test-serving test-paddlenlp lint format clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -26,7 +26,7 @@ SPEAKER := runs/speaker_encoder
 # Of [1/STEPS]: what a target does before its own work is create, install and compile.
 STEPS = 2
 setup ops: STEPS = 3
-train-text test test-all test-reference test-services: STEPS = 4
+train-text test test-all test-reference test-services test-serving: STEPS = 4
 train: STEPS = 6
 test-paddlenlp: STEPS = 3
 # A second `make train` goes on with the run that is there, and one that was changed by ARGS is not judged.
@@ -94,6 +94,10 @@ test-services: $(VENV)/.scale $(VENV)/.operators ## set up with Ray, then test t
 	@echo "[4/$(STEPS)] running the tests of services, the slow ones too"
 	@$(VENV)/bin/python -m pytest tests/services tests/train/test_services_run.py $(ARGS)
 
+test-serving: $(VENV)/.serve $(VENV)/.operators ## set up with FastAPI, then test the server, in Chromium too if there is one
+	@echo "[4/$(STEPS)] running the tests of the server, the slow ones too"
+	@$(VENV)/bin/python -m pytest tests/serving $(ARGS)
+
 test-paddlenlp: $(VENV_PADDLENLP)/.installed ## set up .venv-paddlenlp, then test the PaddleNLP adapters in it
 	@echo "[3/$(STEPS)] running tests/integrations with PaddleNLP"
 	@$(VENV_PADDLENLP)/bin/python -m pytest tests/integrations $(ARGS)
@@ -134,6 +138,11 @@ $(VENV)/.dev: $(VENV)/.created $(METADATA) constraints.txt
 $(VENV)/.scale: $(VENV)/.dev
 	@echo "[2/$(STEPS)] adding Ray to $(@D) (about 70 MB)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[scale]"
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.dev
+	@echo "[2/$(STEPS)] adding the server and what tests it to $(@D) (about 120 MB)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[serve,servetest]"
 	@touch $@
 
 # Without them everything runs by its definition, so that nothing here ends in an error; an older library does not stay.

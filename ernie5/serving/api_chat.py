@@ -165,7 +165,7 @@ class _Chat(_Writer):
         if isinstance(what, str):
             return self._delta(index, {"content": printable(what)}, reason)
         if isinstance(what, Sound):
-            return self._delta(index, {"audio": self._spoken([what])}, reason)
+            return self._delta(index, {"audio": self._spoken(index, [what])}, reason)
         return self._delta(index, {"images": [drawing_part(what, self._fps)]}, reason)
 
     def choice(self, index: int, parts: list[Any], reason: str) -> dict[str, Any]:
@@ -177,17 +177,17 @@ class _Chat(_Writer):
             "refusal": None,
         }
         if sounds:
-            message["audio"] = self._spoken(sounds)
+            message["audio"] = self._spoken(index, sounds)
         if drawings:
             message["images"] = [drawing_part(drawing, self._fps) for drawing in drawings]
         return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
-    def _spoken(self, sounds: list[Sound]) -> dict[str, Any]:
+    def _spoken(self, index: int, sounds: list[Sound]) -> dict[str, Any]:
         return {
-            "id": f"audio_{secrets.token_hex(8)}",
+            "id": f"audio_{self.head['id'].removeprefix(self.prefix)}_{index}",
             "data": base64_of(sound_bytes(joined(sounds), self._sound_form)),
             "transcript": "",
-            "expires_at": int(time.time()) + AUDIO_LIFE,
+            "expires_at": self.head["created"] + AUDIO_LIFE,
         }
 
     @staticmethod

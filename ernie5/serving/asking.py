@@ -51,6 +51,7 @@ def chat_request(form: ChatRequest, prompt: Sequence[Any], settings: ServerSetti
         begin=begin,
         canvas=canvas(drawing, served, "image.size", begin) if modalities & {"image", "video"} else None,
         speaks="audio" in modalities,
+        streams_sound=bool(form.stream) and speaking.format == "pcm16",
         constraint=constraint,
         **_common(form),
     )

@@ -12,8 +12,6 @@ from ernie5.inference.request import Event, Finished, Request, Usage
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # steps in a row that may fail before the engine is given up
-
 
 class Engine(Protocol):
     """What a server needs of `ernie5.inference.engine.Engine`."""
@@ -69,7 +67,6 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._is_stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._failures = 0
         self.is_broken = False
 
     def start(self) -> None:
@@ -130,7 +127,6 @@ class EngineThread:
                 continue
             try:
                 events = self._engine.step()
-                self._failures = 0
             except Exception as error:
                 self._recover(error)
             else:
@@ -180,17 +176,18 @@ class EngineThread:
         logger.error("a step of the engine failed; what it ran is given up", exc_info=error)
         failed = Finished("failed", Usage(0, 0, 0), "the engine failed")
         lost = [(listener, failed) for listener in self._listeners.values()]
-        self._failures += 1
-        for number in list(self._listeners):
-            try:
+        try:
+            for number in self._listeners:
                 self._engine.cancel(number)
-            except Exception:
-                self._failures = MAX_FAILURES
-        self._listeners.clear()
-        self._tell_loop(_deliver, lost)
-        if self._failures >= MAX_FAILURES or not self._engine.is_idle:
+            self._listeners.clear()
+            self._engine.step()  # in which it lets go of them
+            self.is_broken = not self._engine.is_idle
+        except Exception:
+            logger.exception("nor can the engine let go of it")
             self.is_broken = True
-            logger.error("the engine is given up: restart the server")
+        self._tell_loop(_deliver, lost)
+        if self.is_broken:
+            logger.error("the engine is given up: the server ends")
             self._wait_for_stop()
 
     def _wait_for_stop(self) -> None:

@@ -7,12 +7,15 @@ import socket
 import stat
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from ernie5.errors import Fault, UserError
-from ernie5.serving.service import Service
+
+if TYPE_CHECKING:  # it brings Paddle, which tools/serve.py starts later
+    from ernie5.serving.service import Service
 
 KEY_VARIABLE = "ERNIE5_API_KEY"
 _BACKLOG = 2048  # connections that wait to be taken
@@ -36,6 +39,12 @@ def bind(host: str, port: int) -> socket.socket:
         cause = os.strerror(error.errno)
         raise UserError(f"--port {port} on {host}: {cause}: stop what holds it, or give another") from None
     return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ import numpy as np
 
 from ernie5.data.sample import Image, Text
 from ernie5.errors import UserError
+from ernie5.inference.engine import Statistics
 from ernie5.inference.request import Choices, Event, Finished, JsonSchema, Request, Sound, Usage
 from ernie5.serving.template import segments_of
 
-PAGES = 100
+MAX_PAGES = 100
 
 
 def prompt_text(request: Request) -> str:
@@ -71,14 +72,23 @@ class FakeEngine:
                 del self._running[number]
         return events
 
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self) -> Statistics:
         self._check_thread()
-        return {
-            "pages": PAGES,
-            "pages_used": len(self._running),
-            "prefix_hits": 3,
-            "expert_use": np.array([[1, 3], [2, 2]]),
-        }
+        return Statistics(
+            waiting=0,
+            running=len(self._running),
+            pages=len(self._running),
+            max_pages=MAX_PAGES,
+            known_pages=0,
+            steps=self.steps,
+            tokens_read=0,
+            prompt_tokens=0,
+            cached_tokens=3,
+            begun_anew=0,
+            drafted=0,
+            accepted=0,
+            expert_use={0: np.array([1, 3]), 2: np.array([2, 2])},
+        )
 
     def _check_thread(self) -> None:
         self.thread = self.thread or threading.current_thread()

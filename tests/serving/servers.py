@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,7 +16,16 @@ from ernie5.serving.service import Service
 from ernie5.serving.settings import Limits, ServerSettings
 
 START_SECONDS = 30.0
+PATIENCE = 10.0  # seconds
 LIMITS = Limits(body_bytes=1 << 20, prompt_tokens=500, completion_tokens=50, drain_seconds=5.0)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Waits until the condition holds; fails if it never does."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came to hold"
+        time.sleep(0.01)
 
 
 class Running(NamedTuple):

@@ -5,23 +5,13 @@ import { get } from "./api.js";
 const canvas = document.getElementById("experts");
 const text = document.getElementById("experts-text");
 
-// The first table of numbers among the statistics, whatever it is called.
-function table(statistics) {
-  for (const value of Object.values(statistics)) {
-    if (Array.isArray(value) && Array.isArray(value[0]) && typeof value[0][0] === "number") return value;
-  }
-  return null;
-}
-
 export async function showExperts() {
-  let rows = null;
-  let statistics = {};
+  let rows = [];
   try {
-    statistics = await get("/v1/expert_use");
-    rows = table(statistics);
-  } catch { /* without a key, or while the server ends: the strip stays as it was */ }
-  canvas.hidden = !rows;
-  if (!rows) {
+    rows = Object.values((await get("/v1/expert_use")).expert_use); // layer -> how often each expert was chosen
+  } catch { /* without a key, or while the server ends */ }
+  canvas.hidden = !rows.length;
+  if (!rows.length) {
     text.textContent = "no numbers yet";
     return;
   }
