@@ -86,6 +86,7 @@ def main() -> None:
     runtime.configure(OpsConfig())
     from ernie5.elastic.extract import extracted_config, extracted_tensors
     from ernie5.model import folder
+    from ernie5.model.ernie45_folder import KEPT
 
     config = folder.read_config(arguments.model)
     tensors = folder.load_weights(arguments.model, config)
@@ -95,9 +96,11 @@ def main() -> None:
     tokenizers = folder.tokenizers_in(arguments.model)
     folder.require_new(target)
     folder.save_folder(smaller, extracted_tensors(tensors, config, subnet), target, **tokenizers)
-    generation = Path(arguments.model) / folder.GENERATION_FILE
+    generation, kept = (Path(arguments.model) / name for name in (folder.GENERATION_FILE, KEPT))
     if generation.exists():
         shutil.copyfile(generation, target / folder.GENERATION_FILE)
+    if kept.is_dir():
+        shutil.copytree(kept, target / KEPT)
     say(target, config, smaller)
 
 

@@ -28,7 +28,7 @@ GENERATION_FILE = "generation_config.json"
 MODEL_YAML = "model.yaml"  # the settings of config.json, for the `include:` of a run that begins with the weights
 VISION_TOKENIZER, AUDIO_TOKENIZER, SPEAKER_ENCODER = "vision_tokenizer", "audio_tokenizer", "speaker_encoder"  # folders
 _SECTIONS = {"attention": AttentionConfig, "moe": MoEConfig}
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 # written for the ecosystem's loaders; not settings of the model
 _ABOUT = {"architectures", "model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"}
 
@@ -59,9 +59,9 @@ def save_folder(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({to_folder_name(name): tensor for name, tensor in tensors.items()}, folder)
-    dtype = _DTYPES[dtype_tag(tensors["text.embed_tokens.weight"])]
+    dtype = DTYPES[dtype_tag(tensors["text.embed_tokens.weight"])]
     about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": dtype}
-    token_ids = _copy_tokenizer(tokenizer_dir, folder) if tokenizer_dir is not None else {}
+    token_ids = copy_tokenizer(tokenizer_dir, folder) if tokenizer_dir is not None else {}
     if vision_tokenizer_dir is not None:
         VisionTokenizer.from_pretrained(vision_tokenizer_dir).save_pretrained(folder / VISION_TOKENIZER)
     if audio_tokenizer_dir is not None:
@@ -149,7 +149,7 @@ def nested_config(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> dict[str, int]:
+def copy_tokenizer(source: Path, folder: Path) -> dict[str, int]:
     """Writes the tokenizer's own files, whatever else its folder holds; returns its ids for config.json."""
     from ernie5.tokenizers.text import TextTokenizer
 

@@ -15,7 +15,9 @@ from ernie5.errors import UserError
 from ernie5.layers.layout import make_layout
 from ernie5.modality.batch import make_batch
 from ernie5.model.ernie5 import Ernie5ForCausalLM
-from ernie5.model.ernie45_names import config_from_ernie45, from_ernie45, to_ernie45
+from ernie5.model.ernie45_config import config_from_ernie45
+from ernie5.model.ernie45_names import from_ernie45, published_names, to_ernie45
+from ernie5.model.safetensors_file import host_array
 from ernie5.model.subnet import full_subnet
 from tests.sequences import packed_batch
 
@@ -53,9 +55,14 @@ def golden(request) -> Golden:
 
 def load(golden: Golden) -> Ernie5ForCausalLM:
     model = Ernie5ForCausalLM(golden.config)
-    missing, unexpected = model.set_state_dict(from_ernie45(golden.weights, golden.config))
+    missing, unexpected = model.set_state_dict(made(from_ernie45(golden.weights, golden.config)))
     assert not missing and not unexpected
     return model
+
+
+def made(tensors) -> dict[str, np.ndarray]:
+    """With the values of those that are made when they are needed."""
+    return {name: host_array(tensor) for name, tensor in tensors.items()}
 
 
 def batch_of(golden: Golden):
@@ -86,7 +93,7 @@ def test_loss_and_every_gradient_equal_those_of_transformers(golden):
     loss.backward()
     assert float(loss) == pytest.approx(golden.loss, rel=1e-6)
     gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    theirs = to_ernie45(gradients, golden.config)
+    theirs = made(to_ernie45(gradients, golden.config))
     assert theirs.keys() == golden.gradients.keys()
     for name, expected in golden.gradients.items():
         scale = np.abs(expected).max()
@@ -96,31 +103,40 @@ def test_loss_and_every_gradient_equal_those_of_transformers(golden):
 
 
 def test_conversion_there_and_back_is_exact(golden):
-    back = to_ernie45(from_ernie45(golden.weights, golden.config), golden.config)
+    back = made(to_ernie45(made(from_ernie45(golden.weights, golden.config)), golden.config))
     assert back.keys() == golden.weights.keys()
     for name, tensor in golden.weights.items():
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
-def test_names_of_published_checkpoints_are_taken(golden):
-    published = {}
+def published(golden) -> dict[str, np.ndarray]:
+    """As the checkpoints have them, written down independently of the conversion."""
+    found = {}
     for name, tensor in golden.weights.items():
         if name.endswith("experts.gate_up_proj"):
             for i, expert in enumerate(tensor):
                 gate, up = np.split(expert, 2)
                 stem = name.replace("gate_up_proj", str(i))
-                published |= {f"{stem}.gate_proj.weight": gate, f"{stem}.up_proj.weight": up}
+                found |= {f"{stem}.gate_proj.weight": gate, f"{stem}.up_proj.weight": up}
         elif name.endswith("experts.down_proj"):
             stem = name.removesuffix("down_proj")
-            published |= {f"{stem}{i}.down_proj.weight": expert for i, expert in enumerate(tensor)}
+            found |= {f"{stem}{i}.down_proj.weight": expert for i, expert in enumerate(tensor)}
         else:
-            published[name.replace(BIAS, "mlp.moe_statics.e_score_correction_bias")] = tensor
-    published["model.mtp_linear_proj.0.weight"] = np.zeros([1])
-    expected = from_ernie45(golden.weights, golden.config)
-    converted = from_ernie45(published, golden.config)
+            found[name.replace(BIAS, "mlp.moe_statics.e_score_correction_bias")] = tensor
+    return found
+
+
+def test_names_of_published_checkpoints_are_taken_and_given(golden):
+    tensors = published(golden)
+    expected = made(from_ernie45(golden.weights, golden.config))
+    converted = made(from_ernie45(tensors | {"model.mtp_linear_proj.0.weight": np.zeros([1])}, golden.config))
     assert converted.keys() == expected.keys()
     for name, tensor in expected.items():
         np.testing.assert_array_equal(converted[name], tensor, err_msg=name)
+    back = made(published_names(to_ernie45(converted, golden.config)))
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
 def test_a_stored_copy_of_the_tied_head_is_left_out(golden):
@@ -130,11 +146,22 @@ def test_a_stored_copy_of_the_tied_head_is_left_out(golden):
         assert ("text.lm_head.weight" in from_ernie45(head, config)) is not tied
 
 
-def test_a_missing_expert_is_named(golden):
-    stem = "model.layers.1.mlp.experts"
-    names = [f"{stem}.{i}.{kind}_proj.weight" for i in (0, 2) for kind in ("gate", "up", "down")]
-    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.experts\.1: has no down_proj"):
-        from_ernie45(dict.fromkeys(names, np.zeros([2, 2])), golden.config)
+def test_an_expert_that_does_not_fit_is_named(golden):
+    tensors, stem = published(golden), "model.layers.1.mlp.experts"
+    last = tensors[f"{stem}.7.up_proj.weight"]
+    cases = {
+        rf"{stem}\.1: has no down_proj": {f"{stem}.1.down_proj.weight": None},
+        rf"{stem}\.8: config.json has moe_num_experts 8": {
+            f"{stem}.8.{kind}_proj.weight": tensors[f"{stem}.7.{kind}_proj.weight"] for kind in ("gate", "up", "down")
+        },
+        rf"{stem}\.7\.up_proj\.weight: is float32 \[24, 12\], not float32 \[12, 24\]": {
+            f"{stem}.7.up_proj.weight": last.T
+        },
+        rf"{stem}\.7\.up_proj\.weight: is uint16": {f"{stem}.7.up_proj.weight": last.astype(np.uint16)},
+    }
+    for message, changed in cases.items():
+        with pytest.raises(UserError, match=message):
+            from_ernie45({k: v for k, v in (tensors | changed).items() if v is not None}, golden.config)
 
 
 def test_a_foreign_tensor_is_named(golden):

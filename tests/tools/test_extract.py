@@ -153,6 +153,14 @@ def test_a_folder_that_holds_something_is_left_alone(run_dir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_what_a_checkpoint_of_ernie45_brought_comes_along(run_dir, tmp_path):
+    shutil.copytree(run_dir / "model", tmp_path / "model")
+    (tmp_path / "model" / "ernie45").mkdir()
+    (tmp_path / "model" / "ernie45" / "tokenizer.model").write_bytes(b"theirs")
+    assert extract(tmp_path / "model", tmp_path / "small", "--top-k", 1).returncode == 0
+    assert (tmp_path / "small" / "ernie45" / "tokenizer.model").read_bytes() == b"theirs"
+
+
 def test_weights_of_another_model_are_refused(run_dir, tmp_path):
     shutil.copytree(run_dir / "model", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
