@@ -24,7 +24,7 @@ class PagedRows:
         rows = []
         for row, new in enumerate(tokens):
             kept = self.kept[row]
-            rows.append(Row(new, kept, kept, self.tables[row]))
+            rows.append(Row(new, kept, kept, tuple(self.tables[row])))
             numbers = np.arange(kept, kept + new)
             self.pages.mark(rows[-1], *((numbers, TO_THE_END) if seen is None else seen[row]))
             self.kept[row] += new

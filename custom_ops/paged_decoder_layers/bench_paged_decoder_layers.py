@@ -28,7 +28,7 @@ def prepare(case: dict[str, int]) -> bench.Prepared:
     states = paddle.randn([1, batch, config.hidden_size])
     pages, each = Pages([0], shape, paddle.float32), past // PAGE_KEYS + 1
     pages.resize(batch * each)
-    rows = [Row(1, past, past, range(row * each, (row + 1) * each)) for row in range(batch)]
+    rows = [Row(1, past, past, tuple(range(row * each, (row + 1) * each))) for row in range(batch)]
     for row in rows:
         pages.mark(Row(past + 1, 0, 0, row.pages), np.arange(past + 1), TO_THE_END)
     layout = Layout(PagedMask(rows, pages), rotation(paddle.full([1, batch, 3], float(past)), config.attention))

@@ -147,7 +147,7 @@ std::vector<cpu::DecoderRow> check_rows(const Tensor& x, const Tensor& rows, con
     found.push_back({first, tokens, past, number, own});
     first += tokens;
   }
-  PD_CHECK(first == x.shape()[0], kOp, ": the rows have ", first, " tokens, x has ", x.shape()[0]);
+  PD_CHECK(first == x.shape()[1], kOp, ": the rows have ", first, " tokens, x has ", x.shape()[1]);
   return found;
 }
 
@@ -155,8 +155,8 @@ cpu::DecoderLayerShape check(const Tensor& x, const Tensor& cos, const Tensor& s
                              const Tensor& key_cache, const Tensor& value_cache, const Weights& weights, int64_t top_k) {
   cpu::DecoderLayerShape shape{};
   check_cpu(x, kOp, "x");
-  check_shape(x, {-1, -1}, kOp, "x");
-  shape.tokens = x.shape()[0], shape.hidden = x.shape()[1];
+  check_shape(x, {1, -1, -1}, kOp, "x");
+  shape.tokens = x.shape()[1], shape.hidden = x.shape()[2];
   check_shape(seen, {-1, -1, 2}, kOp, "seen");
   check_dtype(seen, DataType::INT32, kOp, "seen");
   shape.page_keys = seen.shape()[1], shape.seen = data<int32_t>(seen);
@@ -168,7 +168,7 @@ cpu::DecoderLayerShape check(const Tensor& x, const Tensor& cos, const Tensor& s
   check_dtype(value_cache, x.dtype(), kOp, "value_cache");
   shape.kv_heads = key_cache.shape()[2], shape.head_dim = key_cache.shape()[3];
   PD_CHECK(shape.head_dim % 2 == 0, kOp, ": head_dim is ", shape.head_dim, ", expected an even number");
-  check_shape(cos, {shape.tokens, 1, shape.head_dim / 2}, kOp, "cos");
+  check_shape(cos, {1, shape.tokens, 1, shape.head_dim / 2}, kOp, "cos");
   check_shape(sin, cos.shape(), kOp, "sin");
   check_dtype(cos, DataType::FLOAT32, kOp, "cos");
   check_dtype(sin, DataType::FLOAT32, kOp, "sin");

@@ -128,7 +128,7 @@ class Reader:
         layout = Layout(mask, rotation_of_few(np.concatenate(positions)[None], self.model.config.attention))
         decoded = self.model.decoder(embedded.unsqueeze(0), layout, self.subnet, self.pages.layers, taps)
         self._count(decoded.tokens_per_expert)
-        values = self._values(pieces, decoded.hidden_states[0], ends)
+        values = self._values(pieces, decoded.hidden_states.squeeze(0), ends)
         answers = []
         for place, (read, last) in enumerate(pieces):
             read.done = last
@@ -201,7 +201,7 @@ class Reader:
 
     def _count(self, loads: dict[int, paddle.Tensor]) -> None:
         for layer_id, load in loads.items():
-            self.expert_use[layer_id] = self.expert_use.get(layer_id, 0) + load.numpy()
+            self.expert_use[layer_id] = self.expert_use.get(layer_id, 0) + np.asarray(load)
 
 
 class Words:

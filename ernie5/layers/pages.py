@@ -24,7 +24,7 @@ class Row(NamedTuple):
     tokens: int
     kept: int  # keys in its pages, behind which these go
     number: int  # of the first token in its sequence; above `kept` where pages have been let go
-    pages: Sequence[int]  # with room for the new keys
+    pages: tuple[int, ...]  # with room for the new keys
 
 
 class PagedMask(Mask):
@@ -43,10 +43,8 @@ class PagedMask(Mask):
     def rows(self) -> PagedRows:
         """As the compiled operator reads them."""
         rows = np.array([row[:3] for row in self.parts], np.int64).reshape([-1, 3])
-        tables = np.zeros([len(self.parts), max((len(row.pages) for row in self.parts), default=0)], np.int32)
-        for table, row in zip(tables, self.parts, strict=True):
-            table[: len(row.pages)] = row.pages
-        return PagedRows(paddle.to_tensor(rows), paddle.to_tensor(tables), self._pages.seen_tensor)
+        tables = self._pages.tables_of(tuple(row.pages for row in self.parts))
+        return PagedRows(paddle.to_tensor(rows), tables, self._pages.seen_tensor)
 
     @cached_property
     def slots(self) -> np.ndarray:
@@ -105,6 +103,7 @@ class Pages:
 
     def __init__(self, layer_ids: Iterable[int], kv_shape: tuple[int, int], dtype: paddle.dtype):
         self.layers = {layer_id: LayerPages(kv_shape, dtype) for layer_id in layer_ids}
+        self._tables: tuple[tuple | None, paddle.Tensor | None] = None, None
         self.resize(0)
 
     def __len__(self) -> int:
@@ -121,9 +120,21 @@ class Pages:
         for layer in self.layers.values():
             layer.resize(count)
 
+    def tables_of(self, lists: tuple[tuple[int, ...], ...]) -> paddle.Tensor:
+        """Pages of several sequences int32 [sequences, pages]; the same tensor for as long as they are the same."""
+        if self._tables[0] != lists:
+            tables = np.zeros([len(lists), max(map(len, lists), default=0)], np.int32)
+            for table, pages in zip(tables, lists, strict=True):
+                table[: len(pages)] = pages
+            self._tables = lists, paddle.to_tensor(tables)
+        return self._tables[1]
+
     def mark(self, row: Row, seen_from: np.ndarray | int, seen_until: np.ndarray | int) -> None:
         """Who sees the new keys of a row: numbers of tokens of its sequence, int64 [tokens] or one for all."""
-        if row.tokens:
+        if row.tokens == 1:  # a word, which is what most steps read
+            page, slot = divmod(row.kept, PAGE_KEYS)
+            self.seen[row.pages[page], slot] = np.ravel(seen_from)[0], np.ravel(seen_until)[0]
+        elif row.tokens:
             slots = PagedMask([row], self).slots
             flat = self.seen.reshape([-1, 2])
             flat[slots, 0], flat[slots, 1] = seen_from, seen_until

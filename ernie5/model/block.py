@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -80,7 +81,7 @@ class Block(nn.Layer):
 
 class RunOutput(NamedTuple):
     hidden_states: paddle.Tensor  # [batch, seq, hidden]
-    tokens_per_expert: list[paddle.Tensor | None]  # of each block, as in `BlockOutput`
+    tokens_per_expert: list[paddle.Tensor | np.ndarray | None]  # of each block, as in `BlockOutput`
 
 
 def run_blocks(
@@ -110,16 +111,15 @@ def run_blocks(
 
 
 def _in_one_operator(blocks, hidden_states, layout: Layout, expert_masks, top_k: int, pages) -> RunOutput:
-    cos, sin = (angle[0] for angle in layout.rotation)
     output, loads = paged_decoder_layers(
-        hidden_states[0],
+        hidden_states,
         [layer.weights for layer in pages],
-        (cos, sin),
+        layout.rotation,
         layout.mask.rows,
         expert_masks,
         top_k,
         [layer.keys for layer in pages],
         [layer.values for layer in pages],
     )
-    rows = iter(paddle.unbind(loads) if loads.shape[0] else [])
-    return RunOutput(output.unsqueeze(0), [next(rows) if block.routes else None for block in blocks])
+    rows = iter(loads.numpy())  # to cut the tensor takes as long as all of this function
+    return RunOutput(output, [next(rows) if block.routes else None for block in blocks])

@@ -18,7 +18,7 @@ from ernie5.model.subnet import Subnet
 class DecoderOutput(NamedTuple):
     hidden_states: paddle.Tensor  # [batch, seq, hidden], after the final norm
     residual: paddle.Tensor  # [batch, seq, hidden], before it
-    tokens_per_expert: dict[int, paddle.Tensor]  # layer id -> int64 [experts], of the layers that route
+    tokens_per_expert: dict[int, paddle.Tensor]  # layer id -> int64 [experts], of layers that route; NumPy over pages
 
 
 class Decoder(nn.Layer):

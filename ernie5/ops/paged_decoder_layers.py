@@ -42,10 +42,10 @@ def paged_decoder_layers(
     keys: Sequence[paddle.Tensor],
     values: Sequence[paddle.Tensor],
 ) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """hidden_states [tokens, hidden] -> the same shape, and the loads int64 [routing layers, experts].
+    """hidden_states [1, tokens, hidden] -> the same shape, and the loads int64 [routing layers, experts].
 
     Without gradients. The layers share score, scaling, epsilon and the number of experts. angles: cos and sin float32
-    [tokens, 1, head_dim / 2]; expert_masks float32 [experts], one a layer; keys and values of each layer [pages,
+    [1, tokens, 1, head_dim / 2]; expert_masks float32 [experts], one a layer; keys and values of each layer [pages,
     page_keys, kv_heads, head_dim], into which those of the new tokens are written; page_keys is a multiple of 64.
     """
     weights, kinds = [], []

@@ -52,9 +52,9 @@ def test_mask_shows_each_token_the_keys_of_its_own_sequence_that_it_may_see():
 def test_numbers_count_on_where_pages_have_been_let_go():
     pages = Pages([0], KV, paddle.float32)
     pages.resize(1)
-    pages.mark(Row(3, 0, 100, [0]), np.array([100, 101, 102]), np.array([TO_THE_END, 104, 103]))
-    pages.mark(Row(2, 3, 103, [0]), np.array([103, 104]), TO_THE_END)
-    found = PagedMask([Row(2, 3, 103, [0])], pages).visible(0, 2)[0]
+    pages.mark(Row(3, 0, 100, (0,)), np.array([100, 101, 102]), np.array([TO_THE_END, 104, 103]))
+    pages.mark(Row(2, 3, 103, (0,)), np.array([103, 104]), TO_THE_END)
+    found = PagedMask([Row(2, 3, 103, (0,))], pages).visible(0, 2)[0]
     np.testing.assert_array_equal(found, [[1, 1, 0, 1, 0], [1, 0, 0, 1, 1]])
 
 
