@@ -7,19 +7,20 @@ are read: nothing is unpickled, and no code of a checkpoint is run.
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ernie5.config.schema import ModelConfig
-from ernie5.errors import UserError
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.ernie45_config import config_from_ernie45, config_to_ernie45, without_meaning
 from ernie5.model.ernie45_names import Array, from_ernie45, published_names, to_ernie45
 from ernie5.model.ernie45_paddle import PREFIX, from_paddle, to_paddle
 from ernie5.model.folder import (
+    CONFIG_FILE,
     DTYPES,
     copy_tokenizer,
     load_weights,
     read_config,
+    read_settings,
     require_new,
     save_folder,
     tokenizers_in,
@@ -30,10 +31,9 @@ from ernie5.model.weights import SHARD_BYTES, check_fit, load_tensors, save_tens
 
 LAYOUTS = ("transformers", "paddle")
 KEPT = "ernie45"  # in a model folder: what a checkpoint brings that this project cannot use, for the way back
-_SETTINGS = "config.json"
 _KEPT_FILES = (
     *("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "generation_config.json", _SETTINGS),
+    *("chat_template.jinja", "generation_config.json", CONFIG_FILE),
 )
 
 
@@ -48,13 +48,13 @@ class Checkpoint(NamedTuple):
 
 def model_type(folder: Path | str) -> str:
     """Of a folder's `config.json`; UserError where there is none."""
-    return str(_read_settings(Path(folder)).get("model_type"))
+    return str(read_settings(folder).get("model_type"))
 
 
 def read_checkpoint(folder: Path | str, name: str) -> Checkpoint:
     """Settings and tensors of a folder. Raises UserError naming a setting or a tensor that does not fit."""
     folder = Path(folder)
-    config = config_from_ernie45(_read_settings(folder), name, str(folder / _SETTINGS))
+    config = config_from_ernie45(read_settings(folder), name, str(folder / CONFIG_FILE))
     tensors = load_tensors(folder)
     layout = "paddle" if any(tensor.startswith(PREFIX) for tensor in tensors) else "transformers"
     published = from_paddle(tensors, config) if layout == "paddle" else tensors
@@ -89,27 +89,14 @@ def save_as_ernie45(
         tensors = to_paddle(tensors, config)
     dtype = DTYPES[dtype_tag(weights["text.embed_tokens.weight"])]
     kept = source / KEPT
-    before = without_meaning(_read_settings(kept)) if (kept / _SETTINGS).exists() else {}
+    before = without_meaning(read_settings(kept)) if (kept / CONFIG_FILE).exists() else {}
     target = require_new(target)
     save_tensors(tensors, target, max_shard_bytes=max_shard_bytes)
     for name in _KEPT_FILES:
-        if (kept / name).is_file() and name != _SETTINGS:
+        if (kept / name).is_file() and name != CONFIG_FILE:
             shutil.copyfile(kept / name, target / name)
     if own := tokenizers_in(source).get("tokenizer_dir"):
         before |= copy_tokenizer(own, target)
     settings |= before | {"torch_dtype": dtype}
-    (target / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (target / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return config
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / _SETTINGS
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name the folder of a model") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the folder again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: is no object of settings; copy the folder again")
-    return values

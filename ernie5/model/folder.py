@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ernie5.model.safetensors_file import Storable
 
 ARCHITECTURE, MODEL_TYPE = "Ernie5ForCausalLM", "ernie5"
-GENERATION_FILE = "generation_config.json"
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 MODEL_YAML = "model.yaml"  # the settings of config.json, for the `include:` of a run that begins with the weights
 VISION_TOKENIZER, AUDIO_TOKENIZER, SPEAKER_ENCODER = "vision_tokenizer", "audio_tokenizer", "speaker_encoder"  # folders
 _SECTIONS = {"attention": AttentionConfig, "moe": MoEConfig}
@@ -69,7 +69,7 @@ def save_folder(
     if speaker_encoder_dir is not None:
         SpeakerEncoder.from_pretrained(speaker_encoder_dir).save_pretrained(folder / SPEAKER_ENCODER)
     (folder / MODEL_YAML).write_text(dump(config), encoding="utf-8")
-    _write_json(folder / "config.json", about | token_ids | flat_config(config))
+    _write_json(folder / CONFIG_FILE, about | token_ids | flat_config(config))
     _write_json(folder / GENERATION_FILE, {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
     return folder
 
@@ -96,19 +96,25 @@ def load_weights(folder: Path | str, config: ModelConfig) -> "dict[str, np.ndarr
 
 def read_config(folder: Path | str) -> ModelConfig:
     """The ModelConfig in a folder's `config.json`."""
-    path = Path(folder) / "config.json"
+    values, path = read_settings(folder), Path(folder) / CONFIG_FILE
+    if values.get("model_type") != MODEL_TYPE:
+        found = values.get("model_type")
+        raise UserError(f"{path}: model_type is {found!r}, not {MODEL_TYPE!r}; name the folder of an ernie5 model")
+    return model_from_dict(nested_config({k: v for k, v in values.items() if k not in _ABOUT}), str(path))
+
+
+def read_settings(folder: Path | str) -> dict[str, Any]:
+    """What stands in the `config.json` of a folder, whosever it is."""
+    path = Path(folder) / CONFIG_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name a folder that save_pretrained wrote"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the folder of a model") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); save or copy the folder again") from None
-    if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
-        found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
-        raise UserError(f"{path}: model_type is {found!r}, not {MODEL_TYPE!r}; name the folder of an ernie5 model")
-    return model_from_dict(nested_config({k: v for k, v in values.items() if k not in _ABOUT}), str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is no object of settings; save or copy the folder again")
+    return values
 
 
 def require_new(folder: Path | str) -> Path:
