@@ -63,6 +63,17 @@ def test_an_extracted_member_trains_on_from_the_loss_it_had_inside_the_full_mode
     assert alone[-1][1] < alone[0][1]  # and it goes down from there
 
 
+def test_bfloat16_weights_are_read_as_what_they_are(source, tmp_path):
+    config = read_config(source / "model")
+    weights = load_weights(source / "model", config)
+    halves = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in weights.items()}
+    wide = {name: (array.astype(np.uint32) << 16).view(np.float32) for name, array in halves.items()}
+    for name, tensors in (("halves", halves), ("wide", wide)):
+        folder = save_folder(config, tensors, tmp_path / name, **tokenizers_in(source / "model"))
+        train(tmp_path / f"run_{name}", *ONE_STEP, f"train.init_from={folder}")
+    assert losses(tmp_path / "run_halves") == losses(tmp_path / "run_wide")
+
+
 def test_the_folder_brings_the_models_section_of_a_run_file(source, tmp_path):
     folder = cut(source, tmp_path / "small", (0, 2), 1)
     text = TINY.read_text().replace("../model/tiny.yaml", str(folder / MODEL_YAML))
