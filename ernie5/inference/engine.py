@@ -221,13 +221,16 @@ class Engine:
     def _reserve(
         self, plan: list[tuple[_Running, list[Piece]]], events: list[Event]
     ) -> list[tuple[_Running, list[Piece]]]:
-        """Gets pages for the plan; what remains of it."""
+        """Gets pages for the plan, and embeds it; what remains of it."""
         kept = []
         for running, pieces in plan:
             if running not in self._running or not isinstance(running.wants, Reads):
                 continue  # it has lost its pages to one before it
-            if all(self._make_room(running, [read.sequence], last - read.done, events) for read, last in pieces):
-                kept.append((running, pieces))
+            if all(self._make_room(running, [piece.read.sequence], piece.num_tokens, events) for piece in pieces):
+                try:
+                    kept.append((running, [piece.with_embedded(self.model) for piece in pieces]))
+                except Exception as error:
+                    self._finish(running, _failed(running, error), events)
         return [(running, pieces) for running, pieces in kept if running in self._running and running.wants is not None]
 
     def _make_room(self, running: _Running, sequences: Sequence, count: int, events: list[Event]) -> bool:
@@ -255,7 +258,7 @@ class Engine:
             if running.wants.choose is not None:
                 speaking.append((range(len(pieces), len(pieces) + len(own)), running.wants.choose))
             pieces += own
-        self._totals["tokens_read"] += sum(last - read.done for read, last in pieces)
+        self._totals["tokens_read"] += sum(piece.num_tokens for piece in pieces)
         answers = self.reader.run(pieces, speaking)
         of_read = {id(piece.read): answer for piece, answer in zip(pieces, answers, strict=True)}
         for running, _ in plan:
@@ -274,11 +277,8 @@ class Engine:
             running.wants = running.loop.send(answer)
         except StopIteration:
             end = Finished(task.reason, _usage(task))
-        except (UserError, Fault) as error:
-            end = Finished("failed", _usage(task), str(error))
-        except Exception as error:  # a fault of one loop must not take the others with it
-            logger.exception("request %d failed", running.number)
-            end = Finished("failed", _usage(task), f"{type(error).__name__}: {error}")
+        except Exception as error:  # of one loop; it must not take the others with it
+            end = _failed(running, error)
         self._totals["drafted"] += task.drafted - drafted
         self._totals["accepted"] += task.accepted - accepted
         events += [Event(running.number, piece) for piece in task.take_pieces()]
@@ -290,6 +290,13 @@ class Engine:
         running.task.close()
         running.loop = running.wants = None
         events.append(Event(running.number, end))
+
+
+def _failed(running: _Running, error: Exception) -> Finished:
+    if isinstance(error, UserError | Fault):
+        return Finished("failed", _usage(running.task), str(error))
+    logger.error("request %d failed", running.number, exc_info=error)
+    return Finished("failed", _usage(running.task), f"{type(error).__name__}: {error}")
 
 
 def _usage(task: Task) -> Usage:

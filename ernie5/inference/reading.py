@@ -96,6 +96,17 @@ class Piece(NamedTuple):
 
     read: Read
     last: int  # token behind it
+    embedded: paddle.Tensor | None = None  # [tokens, hidden]; None: they are words, which are looked up together
+
+    @property
+    def num_tokens(self) -> int:
+        return self.last - self.read.done
+
+    def with_embedded(self, model: Ernie5ForCausalLM) -> "Piece":
+        """With what the layers take of it; media are encoded here."""
+        if isinstance(self.read.tokens, Words):
+            return self
+        return self._replace(embedded=self.read.tokens.embedded(model, self.read.done, self.last))
 
 
 class Reader:
@@ -108,13 +119,13 @@ class Reader:
 
     @paddle.no_grad()
     def run(self, pieces: Sequence[Piece], speaking: Sequence[tuple[Sequence[int], ChooseCode]] = ()) -> list[Answer]:
-        """Reads the pieces; an answer for each, without values where its read is not at its end.
+        """Reads the pieces, embedded; an answer for each, without values where its read is not at its end.
 
         speaking: the places in `pieces` of the reads of a loop that speaks, which are at their ends, and its choice.
         """
         embedded = self._embedded(pieces)
         rows, positions = [], []
-        for read, last in pieces:
+        for read, last, _ in pieces:
             places = Places(*(array[read.done : last] for array in read.places))
             records = read.tokens.records(places, read.done, last)
             rows.append(read.sequence.add(last - read.done, places, records))
@@ -130,7 +141,7 @@ class Reader:
         self._count(decoded.tokens_per_expert)
         values = self._values(pieces, decoded.hidden_states.squeeze(0), ends)
         answers = []
-        for place, (read, last) in enumerate(pieces):
+        for place, (read, last, _) in enumerate(pieces):
             read.done = last
             if read.wants_residual:
                 read.residuals.append(decoded.residual[0, ends[place] - rows[place].tokens : ends[place]])
@@ -166,14 +177,14 @@ class Reader:
     def _embedded(self, pieces: Sequence[Piece]) -> paddle.Tensor:
         """[tokens, hidden]; runs of words are looked up together."""
         parts, ids = [], []
-        for read, last in pieces:
-            if isinstance(read.tokens, Words):
+        for read, last, embedded in pieces:
+            if embedded is None:
                 ids.append(read.tokens.ids[read.done : last])
                 continue
             if ids:
                 parts.append(self.model.text.embed(paddle.to_tensor(np.concatenate(ids))))
                 ids = []
-            parts.append(read.tokens.embedded(self.model, read.done, last))
+            parts.append(embedded)
         if ids:
             parts.append(self.model.text.embed(paddle.to_tensor(np.concatenate(ids))))
         return paddle.concat(parts) if len(parts) > 1 else parts[0]
@@ -183,7 +194,7 @@ class Reader:
         found = {}
         for head, function in (("words", self.model.logits), ("bits", self._bits)):
             asked = [
-                place for place, (read, last) in enumerate(pieces) if read.head == head and last == len(read.tokens)
+                place for place, (read, last, _) in enumerate(pieces) if read.head == head and last == len(read.tokens)
             ]
             if not asked:
                 continue

@@ -247,6 +247,19 @@ def test_a_fault_of_one_request_leaves_the_others_alone(model, coders, monkeypat
     assert broken[-1].reason == "failed" and "broken on purpose" in broken[-1].message
 
 
+def test_media_that_cannot_be_encoded_fail_their_request_alone(model, coders, monkeypatch, tmp_path):
+    requests = mixed(tmp_path)[:2]
+    expected = answers(Engine(model, TEXT, coders), requests[:1])
+
+    def failing(self, batch):
+        raise MemoryError("no room for a picture")
+
+    monkeypatch.setattr(type(model), "embed", failing)
+    whole, broken = answers(Engine(model, TEXT, coders), requests)
+    assert same([whole], expected)
+    assert broken[-1].reason == "failed" and broken[-1].message == "MemoryError: no room for a picture"
+
+
 def test_experts_are_counted(model, coders, tmp_path):
     engine = Engine(model, TEXT, coders)
     answers(engine, mixed(tmp_path)[:2])
