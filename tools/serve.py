@@ -91,13 +91,17 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError("--port must be from 0 (any that is free) to 65535")
 
 
+def is_own(host: str) -> bool:
+    """Whether this machine alone reaches the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def check_openness(arguments: argparse.Namespace, keys: tuple[str, ...]) -> None:
     """UserError for a server that strangers reach and nobody meant to open to them."""
-    try:
-        is_own = arguments.host == "localhost" or ipaddress.ip_address(arguments.host).is_loopback
-    except ValueError:
-        is_own = False
-    if not (is_own or keys or arguments.allow_anyone):
+    if not (is_own(arguments.host) or keys or arguments.allow_anyone):
         raise UserError(
             f"--host {arguments.host}: other machines reach it, and no key is asked for: give --api-key-file FILE, or "
             "--allow-anyone"
@@ -146,7 +150,8 @@ def main() -> None:
         media_bytes=int(arguments.max_body_mib * MIB),
         drain_seconds=arguments.drain_seconds,
     )
-    access = Access(api_keys=keys, url_hosts=tuple(arguments.allow_url_host))
+    names = ("localhost", "127.0.0.1", "[::1]", arguments.host) if is_own(arguments.host) and not keys else ()
+    access = Access(api_keys=keys, host_names=names, url_hosts=tuple(arguments.allow_url_host))
     settings = ServerSettings(served=served, limits=limits, access=access)
     locks = "a key is asked for" if keys else "no key is asked for"
     logging.info("serving %s at %s (%s)", served.name, url_of(listener), locks)

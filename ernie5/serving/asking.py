@@ -41,7 +41,7 @@ def chat_request(form: ChatRequest, prompt: Sequence[Any], settings: ServerSetti
     begin = _begin(modalities)
     if "audio" in modalities:
         require_speech(served, "modalities")
-    constraint = _constraint(form)
+    constraint = _constraint(form, settings.limits.schema_bytes)
     if constraint is not None and modalities != {"text"}:
         raise ApiError("modalities: a constrained answer is text alone: leave the others out", param="modalities")
     drawing, speaking = form.image or Drawing(), form.audio or Speaking()
@@ -174,7 +174,7 @@ def _given(form: Any, defaults: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(defaults, name) if value is None else value for name, value in values.items()}
 
 
-def _constraint(form: ChatRequest) -> Choices | JsonSchema | None:
+def _constraint(form: ChatRequest, schema_bytes: int) -> Choices | JsonSchema | None:
     is_json = isinstance(form.response_format, JsonFormat | SchemaFormat)
     if form.guided_choice and is_json:
         raise ApiError("guided_choice and response_format both say what the answer is: give one", param="guided_choice")
@@ -184,7 +184,11 @@ def _constraint(form: ChatRequest) -> Choices | JsonSchema | None:
         return None
     if isinstance(form.response_format, JsonFormat):
         return JsonSchema('{"type": "object"}')
-    return JsonSchema(json.dumps(form.response_format.json_schema.json_schema))
+    schema = json.dumps(form.response_format.json_schema.json_schema)
+    if len(schema) > schema_bytes:
+        message = f"response_format: the schema has {len(schema):,} bytes, more than the limit of {schema_bytes:,}"
+        raise ApiError(f"{message}: make it smaller", param="response_format")
+    return JsonSchema(schema)
 
 
 def seconds_to_wait(waiting: int, running: int) -> int:

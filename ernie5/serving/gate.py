@@ -46,33 +46,34 @@ class Gate:
 
         is_asked = scope["path"].startswith(API)
         try:
+            self._check_name(scope)
             await (self._admit(scope, receive, told) if is_asked else self._app(scope, receive, told))
+        except ApiError as error:
+            await _refuse(error, scope, told)
         finally:
             endpoint = _endpoint(scope)
             self._service.metrics.requests.labels(endpoint, str(status)).inc()
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service = self._service
-        try:
-            self._check_key(scope)
-            is_work = scope["method"] == "POST"
-            if is_work:
-                self._check_room()
-                _check_type(scope)
-        except ApiError as error:
-            await _refuse(error, scope, send)
-            return
-        if not is_work:
+        self._check_key(scope)
+        if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        service.inside += 1
+        self._check_room()
+        _check_type(scope)
+        self._service.inside += 1
         try:
             body = await self._body(scope, receive)
             await self._app(scope, _replay(body, receive), send)
-        except ApiError as error:
-            await _refuse(error, scope, send)
         finally:
-            service.inside -= 1
+            self._service.inside -= 1
+
+    def _check_name(self, scope: Scope) -> None:
+        names = self._service.settings.access.host_names
+        name = _header(scope, b"host").decode("latin-1").lower()
+        name = name if name.endswith("]") else name.rpartition(":")[0] or name
+        if names and name not in names:
+            raise ApiError(f"this server is called {names[0]}: ask it by that name", status=421)
 
     def _check_key(self, scope: Scope) -> None:
         if not self._keys:

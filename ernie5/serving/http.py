@@ -39,6 +39,8 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await until_gone(receive, self._send_all(send))
+        except ApiError as error:
+            logger.info("an answer is not read to its end: %s", error.message)
         finally:
             self._running.close()
 
@@ -46,18 +48,17 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async for chunk in self._chunks:
-                await _send_event(send, chunk)
-            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+                await self._send_data(send, Json(chunk).body)
+            await self._send_data(send, b"[DONE]")
         except ApiError as error:  # the status is sent already
-            await _send_event(send, error.body())
-        except OSError:
-            return  # nobody reads any more
+            await self._send_data(send, Json(error.body()).body)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-async def _send_event(send: Send, event: dict[str, Any]) -> None:
-    body = b"data: " + Json(event).body + b"\n\n"
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _send_data(self, send: Send, data: bytes) -> None:
+        """ApiError where the client does not read it in time, so that it cannot keep its place by that."""
+        await self._running.in_time(
+            send({"type": "http.response.body", "body": b"data: %b\n\n" % data, "more_body": True})
+        )
 
 
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, Any]) -> Any:

@@ -56,7 +56,7 @@ def read_keys(path: str | None) -> tuple[str, ...]:
     if path is not None:
         if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
             raise UserError(f"{path}: others on this machine can read it: chmod 600 {path}")
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines()]
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
             raise UserError(f"{path}: holds no key: write one a line")

@@ -79,17 +79,17 @@ class Running:
     async def start(self, build: Build) -> None:
         metrics = self._service.metrics
         with metrics.waiting.track_inprogress():
-            await self._in_time(self._service.places.acquire())
+            await self.in_time(self._service.places.acquire())
         self._has_place = True
         metrics.running.inc()
-        requests = await self._in_time(build(self._folder))
+        requests = await self.in_time(build(self._folder))
         limit = self._service.settings.limits.answers
         if len(requests) > limit:
             raise ApiError(f"n: {len(requests)} answers are asked for, and at most {limit} are given", param="n")
         try:
             for request in {id(request.prompt): request for request in requests}.values():
-                await self._in_time(asyncio.to_thread(self._check_length, request))
-            self._answers = await self._in_time(self._service.engine.ask(requests))
+                await self.in_time(asyncio.to_thread(self._check_length, request))
+            self._answers = await self.in_time(self._service.engine.ask(requests))
         except UserError as error:
             raise ApiError(_OWN_FILE.sub("the medium", str(error))) from None
         self.count = len(requests)
@@ -100,7 +100,7 @@ class Running:
         events = aiter(self._answers)
         while True:
             try:
-                index, what = await self._in_time(anext(events))
+                index, what = await self.in_time(anext(events))
             except StopAsyncIteration:
                 break
             if isinstance(what, Finished):
@@ -123,7 +123,8 @@ class Running:
             self._service.metrics.running.dec()
             self._service.places.release()
 
-    async def _in_time(self, awaitable: Awaitable[Any]) -> Any:
+    async def in_time(self, awaitable: Awaitable[Any]) -> Any:
+        """What it gives; ApiError when the time of the request is over before."""
         try:
             return await asyncio.wait_for(awaitable, max(self._deadline - time.monotonic(), 0.001))
         except asyncio.TimeoutError:

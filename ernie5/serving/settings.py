@@ -20,6 +20,7 @@ class Limits:
     body_seconds: float = 30.0  # in which the body has to arrive
     prompt_tokens: int = 8192
     completion_tokens: int = 2048
+    schema_bytes: int = 1 << 16  # of a JSON schema, which the engine reads between two steps
     answers: int = 8  # `n` times prompts of one request
     running: int = 64  # requests in the engine at a time
     waiting: int = 128  # further requests that wait for one of them to end
@@ -50,6 +51,9 @@ class Access:
     """Who may ask, and what may be fetched for them."""
 
     api_keys: tuple[str, ...] = ()  # none: everybody may ask
+    # Names by which the server may be called; none: any. A page of another site can make its own name stand for this
+    # machine, and a browser would let it ask; it cannot make the browser call the server by another name.
+    host_names: tuple[str, ...] = ()
     url_hosts: tuple[str, ...] = ()  # `host` or `host:port` from which media named by URL are fetched
 
 

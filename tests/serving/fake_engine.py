@@ -24,8 +24,8 @@ def prompt_text(request: Request) -> str:
 class FakeEngine:
     """Echoes: the answer to "a b" is "you said: a b". A prompt that says one of these words has it otherwise:
 
-    count: numbers, one a step, up to max_new_tokens; fail: the request fails after two words; crash: so does the step;
-    refuse: UserError; draw, speak: a medium between words, where the request lets it.
+    count: numbers, one a step, up to max_new_tokens; flood: as many pieces of 64 KiB; fail: the request fails after two
+    words; crash: so does the step; refuse: UserError; draw, speak: a medium between words, where the request lets it.
     """
 
     def __init__(self, step_seconds: float = 0.0):
@@ -121,6 +121,8 @@ class FakeEngine:
             yield request.constraint.texts[0]
         elif isinstance(request.constraint, JsonSchema):
             yield '{"digit": 7}'
+        elif "flood" in text:
+            yield from itertools.repeat("x" * 65536)
         elif "count" in text:
             yield from (f"{i} " for i in itertools.count())
         else:

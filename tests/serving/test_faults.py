@@ -93,6 +93,19 @@ def test_answer_that_takes_too_long_is_given_up(serve):
     assert running.engine.cancelled == [1, 2]
 
 
+def test_client_that_does_not_read_loses_its_place(serve):
+    running = serve(limits=replace(LIMITS, seconds=1.0, completion_tokens=1 << 30))
+    content = b'{"model": "tiny", "stream": true, "max_tokens": 1000000, "prompt": "flood"}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+        eventually(lambda: running.engine.requests)
+        eventually(lambda: is_empty(running))
+
+
 def test_request_that_fails_fails_alone(serve):
     running = serve(FakeEngine(step_seconds=0.02))
     with ThreadPoolExecutor(2) as pool:
@@ -202,6 +215,22 @@ def test_key_is_asked_for(serve):
         assert http.get("/v1/models").status_code == 401
         assert http.get("/health").status_code == http.get("/").status_code == 200
         assert http.get("/v1/models", headers={"Authorization": "Basic first secret"}).status_code == 401
+
+
+def test_server_of_this_machine_goes_by_its_own_names(serve):
+    running = serve(access=Access(host_names=("localhost", "127.0.0.1", "[::1]")))
+    with running.http() as http:
+        for name in ("localhost:8000", "localhost", "127.0.0.1:1", "[::1]:8000", "[::1]"):
+            assert http.get("/v1/models", headers={"Host": name}).status_code == 200
+        for name in ("evil.example", "evil.example:8000", "localhost.evil.example", "evil.example:localhost", ""):
+            assert http.get("/", headers={"Host": name}).status_code == 421
+
+
+def test_schema_of_any_size_is_not_read(serve):
+    schema = {"type": "object", "description": "a" * 100_000}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    refused = post(serve(), "a", response_format=form)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "response_format"
 
 
 def test_drain_finishes_what_runs_and_takes_nothing_new(serve):
