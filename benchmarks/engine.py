@@ -118,7 +118,12 @@ def together(engine: "Engine", requests: Sequence["Request"]) -> dict:
     words = sum(_words(engine.run(), first))
     told = engine.statistics()
     waits = sorted(first[number] - begun for number, begun in numbers.items() if number in first)
-    facts = {"words": words, "steps": told.steps, "first piece p50 s": waits[len(waits) // 2], "first piece p99 s": waits[-1]}
+    facts = {
+        "words": words,
+        "steps": told.steps,
+        "first piece p50 s": waits[len(waits) // 2],
+        "first piece p99 s": waits[-1],
+    }
     if told.drafted:
         facts["guesses that were right"] = told.accepted / told.drafted
     return facts

@@ -4,9 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import paddle
 
 from ernie5.errors import Fault, UserError
@@ -15,7 +13,7 @@ from ernie5.inference.loops import make_loop
 from ernie5.inference.page_pool import OutOfPages, PagePool
 from ernie5.inference.prompt import Prompt, check_coders, encode_prompt
 from ernie5.inference.reading import Draft, Piece, Reader, Reads
-from ernie5.inference.request import Event, Finished, Request, Usage
+from ernie5.inference.request import Event, Finished, Request, Statistics, Usage
 from ernie5.inference.task import Loop, Task
 from ernie5.layers.pages import PAGE_KEYS, Pages
 from ernie5.modality.batch import Coders
@@ -35,24 +33,6 @@ class EngineSettings:
     max_step_tokens: int = 1024  # that one step reads: long prompts are read in pieces, beside the words of others
     speculate: bool = False  # guess words with the prediction block and read them ahead; the text stays the same
     share_prefixes: bool = True  # what has been read for one request serves the next that begins like it
-
-
-class Statistics(NamedTuple):
-    """What an engine has done, and what it holds."""
-
-    waiting: int
-    running: int
-    pages: int  # that requests hold
-    max_pages: int
-    known_pages: int  # that can be found again
-    steps: int
-    tokens_read: int
-    prompt_tokens: int  # of all requests that have begun
-    cached_tokens: int  # of these, taken over from earlier ones
-    begun_anew: int  # times that a request lost its pages
-    drafted: int  # guesses of the prediction block
-    accepted: int  # of these, right ones
-    expert_use: dict[int, np.ndarray]  # layer id -> int64 [experts]: tokens that each expert has been asked for
 
 
 @dataclass(eq=False)

@@ -80,3 +80,21 @@ class Event(NamedTuple):
 
     number: int
     what: "str | np.ndarray | Sound | Finished"  # text, a drawing uint8 [frames, height, width, 3], a sound, the end
+
+
+class Statistics(NamedTuple):
+    """What an engine has done, and what it holds."""
+
+    waiting: int
+    running: int
+    pages: int  # that requests hold
+    max_pages: int
+    known_pages: int  # that can be found again
+    steps: int
+    tokens_read: int
+    prompt_tokens: int  # of all requests that have begun
+    cached_tokens: int  # of these, taken over from earlier ones
+    begun_anew: int  # times that a request lost its pages
+    drafted: int  # guesses of the prediction block
+    accepted: int  # of these, right ones
+    expert_use: dict[int, np.ndarray]  # layer id -> int64 [experts]: tokens that each expert has been asked for
