@@ -10,8 +10,7 @@ import numpy as np
 
 from ernie5.data.sample import Image, Text
 from ernie5.errors import UserError
-from ernie5.inference.engine import Statistics
-from ernie5.inference.request import Choices, Event, Finished, JsonSchema, Request, Sound, Usage
+from ernie5.inference.request import Choices, Event, Finished, JsonSchema, Request, Sound, Statistics, Usage
 from ernie5.serving.template import segments_of
 
 MAX_PAGES = 100
