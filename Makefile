@@ -96,7 +96,7 @@ test-services: $(VENV)/.scale $(VENV)/.operators ## set up with Ray, then test t
 
 test-serving: $(VENV)/.serve $(VENV)/.operators ## set up with FastAPI, then test the server, in Chromium too if there is one
 	@echo "[4/$(STEPS)] running the tests of the server, the slow ones too"
-	@$(VENV)/bin/python -m pytest tests/serving $(ARGS)
+	@$(VENV)/bin/python -m pytest tests/serving tests/tools/test_serve.py tests/benchmarks/test_serving_load.py $(ARGS)
 
 test-paddlenlp: $(VENV_PADDLENLP)/.installed ## set up .venv-paddlenlp, then test the PaddleNLP adapters in it
 	@echo "[3/$(STEPS)] running tests/integrations with PaddleNLP"

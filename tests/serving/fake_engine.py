@@ -24,7 +24,8 @@ class FakeEngine:
     """Echoes: the answer to "a b" is "you said: a b". A prompt that says one of these words has it otherwise:
 
     count: numbers, one a step, up to max_new_tokens; flood: as many pieces of 64 KiB; fail: the request fails after two
-    words; crash: so does the step; refuse: UserError; draw, speak: a medium between words, where the request lets it.
+    words; crash: so does the step; wreck: so do all steps; refuse: UserError; draw, speak: a medium between words,
+    where the request lets it.
     """
 
     def __init__(self, step_seconds: float = 0.0):
@@ -32,7 +33,7 @@ class FakeEngine:
         self.steps = 0
         self.requests: list[Request] = []
         self.cancelled: list[int] = []
-        self.crashes_left = 0
+        self.is_wrecked = False
         self.thread: threading.Thread | None = None
         self._numbers = itertools.count(1)
         self._running: dict[int, Iterator[Any]] = {}
@@ -49,6 +50,7 @@ class FakeEngine:
         for segment in segments_of(request):
             if isinstance(segment, Image):
                 open(segment.source, "rb").close()  # there as long as the request is asked
+        self.is_wrecked |= "wreck" in text
         self.requests.append(request)
         number = next(self._numbers)
         self._running[number] = self._answer(request, text)
@@ -62,6 +64,8 @@ class FakeEngine:
     def step(self) -> list[Event]:
         self._check_thread()
         self.steps += 1
+        if self.is_wrecked:
+            raise RuntimeError("planted")
         time.sleep(self.step_seconds)
         events = []
         for number, answer in list(self._running.items()):

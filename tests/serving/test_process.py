@@ -120,6 +120,13 @@ def test_killed_server_comes_back_at_once_on_its_port_and_tidies_up(start, port,
     assert f"-{process.pid}-" not in folder.name
 
 
+def test_server_whose_engine_is_lost_ends_with_a_fault(start, port):
+    process = start(0.0)
+    assert httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body("wreck")).status_code == 500
+    assert process.wait(30) == 1
+    assert process.stderr.read().splitlines()[-1].startswith("fault: the engine has failed")
+
+
 def test_busy_port_is_refused_in_one_sentence(port):
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", port))
