@@ -12,6 +12,8 @@ from ernie5.inference.request import Event, Finished, Request, Usage
 
 logger = logging.getLogger(__name__)
 
+_TOO_LATE = object()
+
 
 class Engine(Protocol):
     """What a server needs of `ernie5.inference.engine.Engine`."""
@@ -45,10 +47,24 @@ class Answers:
     def deliver(self, index: int, what: Any) -> None:
         self._events.put_nowait((index, what))
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
-        """(place of the request, what it was answered), until each has ended with a `Finished`."""
+    async def until(self, deadline: float) -> AsyncIterator[tuple[int, Any]]:
+        """(place of the request, what it was answered), until each has ended with a `Finished`.
+
+        deadline: by the loop's clock. Raises asyncio.TimeoutError behind it.
+        """
+        # One timer for all events: to wait for each with a time limit of its own would make a task for each.
+        timer = asyncio.get_running_loop().call_at(deadline, self.deliver, -1, _TOO_LATE)
+        try:
+            async for event in self._all():
+                yield event
+        finally:
+            timer.cancel()
+
+    async def _all(self) -> AsyncIterator[tuple[int, Any]]:
         while self._open:
             index, what = await self._events.get()
+            if what is _TOO_LATE:
+                raise asyncio.TimeoutError
             self._open -= isinstance(what, Finished)
             yield index, what
 

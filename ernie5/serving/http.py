@@ -16,6 +16,8 @@ from ernie5.serving.service import Running
 
 logger = logging.getLogger(__name__)
 
+_LATE_SECONDS = 1.0  # that a client has to read what is left when the time of its request is over
+
 
 class Json(Response):
     """JSON in ASCII: whatever a text holds, it can be sent."""
@@ -38,9 +40,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await until_gone(receive, self._send_all(send))
-        except ApiError as error:
-            logger.info("an answer is not read to its end: %s", error.message)
+            await until_gone(receive, self._send_all(send), self._running.deadline + _LATE_SECONDS)
         finally:
             self._running.close()
 
@@ -48,24 +48,26 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async for chunk in self._chunks:
-                await self._send_data(send, Json(chunk).body)
-            await self._send_data(send, b"[DONE]")
+                await _send_data(send, Json(chunk).body)
+            await _send_data(send, b"[DONE]")
         except ApiError as error:  # the status is sent already
-            await self._send_data(send, Json(error.body()).body)
+            await _send_data(send, Json(error.body()).body)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_data(self, send: Send, data: bytes) -> None:
-        """ApiError where the client does not read it in time, so that it cannot keep its place by that."""
-        await self._running.in_time(
-            send({"type": "http.response.body", "body": b"data: %b\n\n" % data, "more_body": True})
-        )
+
+async def _send_data(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": b"data: %b\n\n" % data, "more_body": True})
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, Any]) -> Any:
-    """What the work returns; it is cancelled, and None returned, when the client goes first."""
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, Any], deadline: float | None = None) -> Any:
+    """What the work returns; it is cancelled, and None returned, when the client goes first, or does not read in time.
+
+    deadline: by the loop's clock.
+    """
+    left = None if deadline is None else deadline - asyncio.get_running_loop().time()
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         return await task if task.done() else None
     finally:
         for future in (task, gone):

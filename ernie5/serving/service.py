@@ -69,7 +69,7 @@ class Running:
     def __init__(self, service: Service, endpoint: str):
         self._service, self._endpoint = service, endpoint
         self._arrived = time.monotonic()
-        self._deadline = self._arrived + service.settings.limits.seconds
+        self.deadline = asyncio.get_running_loop().time() + service.settings.limits.seconds
         self._folder = service.media.folder()
         self._answers: Answers | None = None
         self._has_place = False
@@ -79,17 +79,17 @@ class Running:
     async def start(self, build: Build) -> None:
         metrics = self._service.metrics
         with metrics.waiting.track_inprogress():
-            await self.in_time(self._service.places.acquire())
+            await self._in_time(self._service.places.acquire())
         self._has_place = True
         metrics.running.inc()
-        requests = await self.in_time(build(self._folder))
+        requests = await self._in_time(build(self._folder))
         limit = self._service.settings.limits.answers
         if len(requests) > limit:
             raise ApiError(f"n: {len(requests)} answers are asked for, and at most {limit} are given", param="n")
         try:
             for request in {id(request.prompt): request for request in requests}.values():
-                await self.in_time(asyncio.to_thread(self._check_length, request))
-            self._answers = await self.in_time(self._service.engine.ask(requests))
+                await self._in_time(asyncio.to_thread(self._check_length, request))
+            self._answers = await self._in_time(self._service.engine.ask(requests))
         except UserError as error:
             raise ApiError(_OWN_FILE.sub("the medium", str(error))) from None
         self.count = len(requests)
@@ -97,18 +97,16 @@ class Running:
     async def events(self) -> AsyncIterator[tuple[int, Any]]:
         """(place of the request, what it was answered). Raises ApiError where an answer fails or takes too long."""
         begun: dict[int, float] = {}
-        events = aiter(self._answers)
-        while True:
-            try:
-                index, what = await self.in_time(anext(events))
-            except StopAsyncIteration:
-                break
-            if isinstance(what, Finished):
-                self._count(what, begun.get(index))
-            elif index not in begun:
-                begun[index] = time.monotonic()
-                self._service.metrics.first_token.observe(begun[index] - self._arrived)
-            yield index, what
+        try:
+            async for index, what in self._answers.until(self.deadline):
+                if isinstance(what, Finished):
+                    self._count(what, begun.get(index))
+                elif index not in begun:
+                    begun[index] = time.monotonic()
+                    self._service.metrics.first_token.observe(begun[index] - self._arrived)
+                yield index, what
+        except asyncio.TimeoutError:
+            raise self._too_late() from None
         self._service.metrics.request_seconds.observe(time.monotonic() - self._arrived)
 
     def close(self) -> None:
@@ -123,15 +121,17 @@ class Running:
             self._service.metrics.running.dec()
             self._service.places.release()
 
-    async def in_time(self, awaitable: Awaitable[Any]) -> Any:
-        """What it gives; ApiError when the time of the request is over before."""
+    async def _in_time(self, awaitable: Awaitable[Any]) -> Any:
+        left = self.deadline - asyncio.get_running_loop().time()
         try:
-            return await asyncio.wait_for(awaitable, max(self._deadline - time.monotonic(), 0.001))
+            return await asyncio.wait_for(awaitable, max(left, 0.001))
         except asyncio.TimeoutError:
-            limit = self._service.settings.limits.seconds
-            raise ApiError(
-                f"the answer took longer than the limit of {limit:g} s: ask for less, or later", status=504
-            ) from None
+            raise self._too_late() from None
+
+    def _too_late(self) -> ApiError:
+        limit = self._service.settings.limits.seconds
+        message = f"the answer took longer than the limit of {limit:g} s: ask for less, or later"
+        return ApiError(message, status=504)
 
     def _check_length(self, request: Request) -> None:
         served, limit = self._service.settings.served, self._service.settings.limits.prompt_tokens
