@@ -135,6 +135,7 @@ class Running:
 
     def _check_length(self, request: Request) -> None:
         served, limit = self._service.settings.served, self._service.settings.limits.prompt_tokens
+        # Of a model it asks the configuration alone, which is what `served` has.
         length = len(encode_prompt(served, served.tokenizer, request.prompt))
         if length > limit:
             raise UserError(f"the prompt has {length} tokens, more than the limit of {limit}: ask with less")
