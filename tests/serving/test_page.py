@@ -12,6 +12,7 @@ from playwright.sync_api import Error, expect, sync_playwright
 
 from ernie5.serving.settings import Access
 from tests.serving.fake_engine import FakeEngine
+from tests.serving.servers import eventually
 from tests.vision_models import noise_picture
 
 pytestmark = pytest.mark.browser
@@ -70,7 +71,7 @@ def test_stop_ends_the_answer_in_the_engine(page):
     expect(page.locator(".turn.assistant .words")).to_contain_text("1 2 3")
     page.locator("#stop").click()
     expect(page.locator(".turn.assistant .facts")).to_have_text("stopped")
-    assert page.running.engine.cancelled == [1]
+    eventually(lambda: page.running.engine.cancelled == [1])
 
 
 def test_drawn_digit_is_sent_as_a_picture_of_the_models_size(page):
