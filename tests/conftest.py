@@ -31,7 +31,7 @@ def fresh_global_state() -> Iterator[None]:
     paddle.set_flags({name: value for name, value in flags.items() if flags_now[name] != value})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model_config() -> ModelConfig:
     """A model with every part of the text backbone that builds and runs in milliseconds."""
     return ModelConfig(

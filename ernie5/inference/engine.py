@@ -65,7 +65,7 @@ class Engine:
         self.model, self.tokenizer, self.coders = model, tokenizer, coders
         self.settings = settings or EngineSettings()
         subnet = subnet or full_subnet(model.config)
-        attention, dtype = model.config.attention, model.decoder.norm.weight.dtype
+        attention, dtype = model.config.attention, model.dtype
         kv_shape = attention.num_key_value_heads, attention.head_dim
         if self.settings.speculate and model.mtp is None:
             raise UserError(

@@ -66,6 +66,14 @@ class PagedMask(Mask):
         start, end = ((seen[:, i] - numbers).clip(0, tokens) for i in range(2))
         return np.stack([first + end, first + start], -1)[None].astype(np.int32)
 
+    def past_first(self) -> tuple[np.ndarray, np.ndarray]:
+        """For who is handed the keys from before apart from the new ones: the sources of those, and the columns int32
+        [1, keys, 2] of all keys, those from before in front."""
+        counts = [count for row in self.parts for count in (row.kept, row.tokens)]
+        is_new = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+        order = np.argsort(is_new, kind="stable")
+        return self.sources[~is_new], self._columns[:, order]
+
     @staticmethod
     def _places(row: Row) -> np.ndarray:
         place = np.arange(row.kept + row.tokens)
@@ -96,6 +104,17 @@ class LayerPages:
             found.append((flat.reshape(pages.shape), paddle.index_select(flat, sources).unsqueeze(0)))
         (self.keys, keys), (self.values, values) = found
         return keys, values
+
+    def put(self, slots: np.ndarray, key: paddle.Tensor, value: paddle.Tensor) -> None:
+        """Writes new keys and values [1, tokens, kv_heads, head_dim] to their slots, in place (on a CPU)."""
+        for pages, new in ((self.keys, key), (self.values, value)):
+            np.from_dlpack(pages).reshape([-1, *pages.shape[2:]])[slots] = new[0].numpy()
+
+    def take(self, sources: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Keys and values [1, n, kv_heads, head_dim] of some slots, copied (on a CPU)."""
+        views = (np.from_dlpack(pages).reshape([-1, *pages.shape[2:]]) for pages in (self.keys, self.values))
+        key, value = (paddle.to_tensor(view[sources][None]) for view in views)
+        return key, value
 
 
 class Pages:

@@ -63,6 +63,11 @@ class Ernie5ForCausalLM(nn.Layer):
         if config.audio is not None:
             self.audio = AudioModality(config.audio, *sizes, config.rms_norm_eps)
 
+    @property
+    def dtype(self) -> paddle.dtype:
+        """Of what goes from layer to layer."""
+        return self.decoder.norm.weight.dtype
+
     def blocks(self) -> dict[int, Block]:
         """Every block of this process by its layer id, which is its row in a subnet's expert mask."""
         blocks = {layer_id: layer for layer_id, layer in enumerate(self.decoder.layers) if isinstance(layer, Block)}

@@ -60,7 +60,6 @@ def save_folder(
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({to_folder_name(name): tensor for name, tensor in tensors.items()}, folder)
     dtype = DTYPES[dtype_tag(tensors["text.embed_tokens.weight"])]
-    about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": dtype}
     token_ids = copy_tokenizer(tokenizer_dir, folder) if tokenizer_dir is not None else {}
     if vision_tokenizer_dir is not None:
         VisionTokenizer.from_pretrained(vision_tokenizer_dir).save_pretrained(folder / VISION_TOKENIZER)
@@ -69,9 +68,15 @@ def save_folder(
     if speaker_encoder_dir is not None:
         SpeakerEncoder.from_pretrained(speaker_encoder_dir).save_pretrained(folder / SPEAKER_ENCODER)
     (folder / MODEL_YAML).write_text(dump(config), encoding="utf-8")
-    _write_json(folder / CONFIG_FILE, about | token_ids | flat_config(config))
+    write_config(config, folder, dtype, token_ids)
     _write_json(folder / GENERATION_FILE, {"do_sample": True, "temperature": 0.8, "top_p": 0.95} | token_ids)
     return folder
+
+
+def write_config(config: ModelConfig, folder: Path, dtype: str, token_ids: Mapping[str, int]) -> None:
+    """Writes `config.json`."""
+    about: dict[str, Any] = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE, "dtype": dtype}
+    _write_json(folder / CONFIG_FILE, about | dict(token_ids) | flat_config(config))
 
 
 def from_pretrained(folder: Path | str) -> Ernie5ForCausalLM:

@@ -22,12 +22,13 @@ class _Turn(PyLayer):
 
     @staticmethod
     def forward(ctx, states, cos, sin):
-        ctx.cos, ctx.sin = cos, sin
+        ctx.save_for_backward(cos, sin)
         return _turn(states, cos, sin)
 
     @staticmethod
     def backward(ctx, grad):
-        return _turn(grad, ctx.cos, -ctx.sin), None, None
+        cos, sin = ctx.saved_tensor()
+        return _turn(grad, cos, -sin), None, None
 
 
 def _turn(states, cos, sin) -> paddle.Tensor:

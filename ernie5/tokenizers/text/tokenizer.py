@@ -1,13 +1,12 @@
 """The text tokenizer: UTF-16BE byte-pair encoding (report §3.1) with sentencepiece as the engine."""
 
 import hashlib
+import importlib.util
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import sentencepiece
 
 from ernie5.errors import UserError
 from ernie5.tokenizers.text.merges import Merges
@@ -37,7 +36,7 @@ class TextTokenizer:
         """`model` is the content of a `tokenizer.model`. Raises ValueError when it is not one of ours."""
         pieces = [piece.text for piece in _checked(read_pieces(model))]
         self._model = model
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._encode: Callable[[str], list[int]] = _engine(model) or self._merged
         self._ids = {piece: i for i, piece in enumerate(pieces) if i >= len(SPECIAL_TOKENS)}
         learned = pieces[NUM_FIXED:]
         self._speller = UnitSpeller(frozenset(piece for piece in learned if len(piece) == 1))
@@ -85,13 +84,16 @@ class TextTokenizer:
         """
         symbols = self._speller.spell(text)
         if bpe_dropout == 0.0:
-            return self._processor.encode(symbols)
+            return self._encode(symbols)
         if not 0.0 < bpe_dropout <= 1.0:
             raise UserError(f"bpe_dropout is {bpe_dropout}: give a probability from 0 to 1")
         if seed is None:
             raise UserError(
                 f"bpe_dropout is {bpe_dropout} but seed is None: give a seed, so that the ids can be had again"
             )
+        return self._merged(symbols, bpe_dropout, seed)
+
+    def _merged(self, symbols: str, bpe_dropout: float = 0.0, seed: int = 0) -> list[int]:
         ids = self._ids
         return [ids[piece] for piece in self._merges.split(symbols, bpe_dropout, seed)]
 
@@ -204,6 +206,15 @@ class TextTokenizer:
         if config["ernie5_digest"] != tokenizer.digest:
             raise UserError(f"{path} is not the one that {CONFIG_FILE} was written for: restore it or retrain")
         return tokenizer
+
+
+def _engine(model: bytes) -> Callable[[str], list[int]] | None:
+    """sentencepiece's encoder; None where it is not installed, as beside an exported model: `Merges` gives the same."""
+    if importlib.util.find_spec("sentencepiece") is None:
+        return None
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_proto=model).encode
 
 
 def build_model(alphabet: Sequence[str], merges: Sequence[str]) -> bytes:

@@ -6,8 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 
-import sentencepiece
-
 from ernie5.errors import UserError
 from ernie5.tokenizers.text.merges import Merges
 from ernie5.tokenizers.text.presplit import Segmenter, is_too_long, presplit
@@ -115,6 +113,8 @@ def _learn_merges(
 def _sentencepiece_merges(parts: Counter[str], num_pieces: int, num_threads: int) -> list[str]:
     if not any(len(part) > 1 for part in parts):
         return []
+    import sentencepiece  # here, because an exported model runs without it
+
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([f"{part}\t{count}" for part, count in parts.items()]),

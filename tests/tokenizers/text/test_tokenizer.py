@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_dropout_drops_a_lone_merge_as_often_as_asked():
 
 def test_dropout_lengthens_text_as_sentencepieces_own_does(tokenizer, texts):
     symbols = tokenizer._speller.spell(texts[0])
-    engine = [len(tokenizer._processor.encode(symbols, enable_sampling=True, alpha=0.3)) for _ in range(400)]
+    engine = [len(tokenizer._encode(symbols, enable_sampling=True, alpha=0.3)) for _ in range(400)]
     ours = [len(tokenizer.encode(texts[0], 0.3, seed)) for seed in range(400)]
     assert np.mean(ours) == pytest.approx(np.mean(engine), rel=0.03)
 
@@ -251,3 +252,11 @@ def test_a_sentencepiece_model_of_others_is_refused(tmp_path, tokenizer, texts):
     )
     with pytest.raises(ValueError, match="special tokens"):
         TextTokenizer((tmp_path / "m.model").read_bytes())
+
+
+def test_ids_are_the_same_where_sentencepiece_is_not_installed(tokenizer, monkeypatch):
+    texts = [*AWKWARD, *random_texts(60), "Draw a seven, 画八。"]
+    expected = [tokenizer.encode(text) for text in texts]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    assert [pickle.loads(pickle.dumps(tokenizer)).encode(text) for text in texts] == expected

@@ -1,0 +1,86 @@
+"""Words in, their logits out, and the prediction block, as programs."""
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from ernie5.inference.export.columns_mask import ColumnsMask
+from ernie5.inference.export.decoder_part import PastKeys, decoder_inputs, example_of_layers
+from ernie5.inference.export.paged_part import PagedDecoderPart, paged_example, paged_inputs
+from ernie5.inference.export.part import Part
+from ernie5.layers.layout import Layout
+from ernie5.layers.rope import Rotation
+from ernie5.modality.text import TextModality
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.mtp import MultiTokenPrediction
+from ernie5.model.subnet import Subnet
+
+
+class WordsPart(nn.Layer):
+    """Both ends of the model in one program, because they may be one matrix, which then lies in memory once.
+
+    ids int64 [n] -> [n, hidden], and hidden_states [m, hidden] -> logits [m, vocab]; n or m may be 0.
+    """
+
+    def __init__(self, text: TextModality):
+        super().__init__()
+        self.text = text
+
+    def forward(self, ids, hidden_states):
+        head = self.text.embed_tokens.weight if self.text.lm_head is None else self.text.lm_head.weight
+        logits = paddle.matmul(hidden_states, head, transpose_y=self.text.lm_head is None)
+        return self.text.embed_tokens(ids), logits
+
+
+class PredictionPart(nn.Layer):
+    """The prediction block: what is read is the residual of tokens and the embedded tokens behind them."""
+
+    def __init__(self, mtp: MultiTokenPrediction, mask: paddle.Tensor, top_k: int):
+        super().__init__()
+        self.mtp, self.top_k = mtp, top_k
+        self.register_buffer("mask", mask.clone())
+
+    def forward(self, residual, following, cos, sin, columns, past):
+        layout = Layout(ColumnsMask(columns, paddle.shape(residual)[1]), Rotation(cos, sin))
+        cache, mtp = PastKeys(*past), self.mtp
+        joined = paddle.concat([mtp.hnorm(residual), mtp.enorm(following)], axis=-1)
+        states = mtp.block(mtp.eh_proj(joined), layout, self.mask, self.top_k, cache).hidden_states
+        return [mtp.norm(states), *cache.new]
+
+
+class PagedPredictionPart(PagedDecoderPart):
+    """The prediction block over pages, around the compiled operator."""
+
+    def __init__(self, mtp: MultiTokenPrediction, mask: paddle.Tensor, top_k: int):
+        super().__init__([mtp.block], [mask], top_k, mtp.norm)
+        self.mtp = mtp
+
+    def forward(self, residual, following, cos, sin, rows, tables, seen, keys, values):
+        joined = paddle.concat([self.mtp.hnorm(residual), self.mtp.enorm(following)], axis=-1)
+        return super().forward(self.mtp.eh_proj(joined), cos, sin, rows, tables, seen, keys, values)[0]
+
+
+def text_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[Part]:
+    """`words`, and `prediction` where the model has the block."""
+    config, rng = model.config, np.random.default_rng(0)
+    states = rng.normal(size=[3, config.hidden_size]).astype(np.float32)
+    words = Part(
+        "words",
+        WordsPart(model.text),
+        [InputSpec([None], "int64", "ids"), InputSpec([None, config.hidden_size], "float32", "hidden_states")],
+        ["embedded", "logits"],
+        [rng.integers(0, config.vocab_size, 2), states],
+    )
+    if model.mtp is None:
+        return [words]
+    mask, top_k = subnet.layer_masks[model.mtp.layer_id], subnet.top_k
+    layer = (PagedPredictionPart if native else PredictionPart)(model.mtp, mask, top_k)
+    (embedded, *others), (first, *rest) = (
+        (paged_inputs(config, 1), paged_example(config, 1))
+        if native
+        else (decoder_inputs(config, 1), example_of_layers(config, 1))
+    )
+    specs = [InputSpec(embedded.shape, "float32", name) for name in ("residual", "following")]
+    prediction = Part("prediction", layer, [*specs, *others], ["hidden_states"], [first, first[:, ::-1] * 1, *rest])
+    return [words, prediction]
