@@ -45,7 +45,15 @@ class DecoderPart(nn.Layer):
         for place, mask in enumerate(masks):
             self.register_buffer(f"mask_{place}", mask.clone(), persistable=True)
 
-    def forward(self, embedded, cos, sin, columns, past):
+    def forward(
+        self,
+        embedded: paddle.Tensor,
+        cos: paddle.Tensor,
+        sin: paddle.Tensor,
+        columns: paddle.Tensor,
+        past: list[paddle.Tensor],
+    ) -> list[paddle.Tensor]:
+        """-> hidden states [rows, n, hidden] and (behind the last layer) the residual, then new keys and values."""
         layout = Layout(ColumnsMask(columns, paddle.shape(embedded)[1]), Rotation(cos, sin))
         hidden_states, new = embedded, []
         for place, block in enumerate(self.blocks):

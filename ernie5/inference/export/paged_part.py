@@ -44,7 +44,18 @@ class PagedDecoderPart(nn.Layer):
                 found += [router, bias, getattr(self, f"mask_{place}"), gate_up, down]
         return found
 
-    def forward(self, embedded, cos, sin, rows, tables, seen, keys, values):
+    def forward(
+        self,
+        embedded: paddle.Tensor,
+        cos: paddle.Tensor,
+        sin: paddle.Tensor,
+        rows: paddle.Tensor,
+        tables: paddle.Tensor,
+        seen: paddle.Tensor,
+        keys: list[paddle.Tensor],
+        values: list[paddle.Tensor],
+    ) -> list[paddle.Tensor]:
+        """-> hidden states [1, tokens, hidden], (behind the last layer) the residual, and the experts' loads."""
         inputs = [embedded, cos, sin, rows, tables, seen, keys, values, self.weights()]
         found = backend.call("paged_decoder_layers", inputs, self.kinds, self.top_k, *self.settings)
         hidden_states, loads = found[0], found[1]

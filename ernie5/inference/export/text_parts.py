@@ -27,7 +27,7 @@ class WordsPart(nn.Layer):
         super().__init__()
         self.text = text
 
-    def forward(self, ids, hidden_states):
+    def forward(self, ids: paddle.Tensor, hidden_states: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         head = self.text.embed_tokens.weight if self.text.lm_head is None else self.text.lm_head.weight
         logits = paddle.matmul(hidden_states, head, transpose_y=self.text.lm_head is None)
         return self.text.embed_tokens(ids), logits
@@ -41,7 +41,16 @@ class PredictionPart(nn.Layer):
         self.mtp, self.top_k = mtp, top_k
         self.register_buffer("mask", mask.clone())
 
-    def forward(self, residual, following, cos, sin, columns, past):
+    def forward(
+        self,
+        residual: paddle.Tensor,
+        following: paddle.Tensor,
+        cos: paddle.Tensor,
+        sin: paddle.Tensor,
+        columns: paddle.Tensor,
+        past: list[paddle.Tensor],
+    ) -> list[paddle.Tensor]:
+        """-> hidden states [rows, n, hidden] for the head, then new keys and values."""
         layout = Layout(ColumnsMask(columns, paddle.shape(residual)[1]), Rotation(cos, sin))
         cache, mtp = PastKeys(*past), self.mtp
         joined = paddle.concat([mtp.hnorm(residual), mtp.enorm(following)], axis=-1)
@@ -56,7 +65,19 @@ class PagedPredictionPart(PagedDecoderPart):
         super().__init__([mtp.block], [mask], top_k, mtp.norm)
         self.mtp = mtp
 
-    def forward(self, residual, following, cos, sin, rows, tables, seen, keys, values):
+    def forward(
+        self,
+        residual: paddle.Tensor,
+        following: paddle.Tensor,
+        cos: paddle.Tensor,
+        sin: paddle.Tensor,
+        rows: paddle.Tensor,
+        tables: paddle.Tensor,
+        seen: paddle.Tensor,
+        keys: list[paddle.Tensor],
+        values: list[paddle.Tensor],
+    ) -> paddle.Tensor:
+        """-> hidden states [1, tokens, hidden] for the head."""
         joined = paddle.concat([self.mtp.hnorm(residual), self.mtp.enorm(following)], axis=-1)
         return super().forward(self.mtp.eh_proj(joined), cos, sin, rows, tables, seen, keys, values)[0]
 
