@@ -33,7 +33,8 @@ class Program:
         except (RuntimeError, ValueError, OSError) as error:
             last = str(error).strip().splitlines()[-1]
             raise Fault(f"{program}: Paddle {paddle.__version__} cannot load it: {last}") from None
-        self._path, self._inputs = program, [(name, dtype, tuple(shape)) for name, dtype, shape in inputs]
+        self._path = program
+        self._inputs = [(name, getattr(paddle, dtype), len(shape), list(shape)) for name, dtype, shape in inputs]
         found, expected = self._predictor.get_input_names(), [name for name, *_ in self._inputs]
         if found != expected:
             raise Fault(f"{program}: takes {found}, not {expected}: export the model again")
@@ -42,11 +43,8 @@ class Program:
         """The outputs for one tensor an input. Fault for tensors that are not those of the program."""
         if len(inputs) != len(self._inputs):
             raise Fault(f"{self._path}: takes {len(self._inputs)} inputs, not {len(inputs)}")
-        for tensor, (name, dtype, shape) in zip(inputs, self._inputs, strict=True):
-            found = str(tensor.dtype).removeprefix("paddle.")
-            fits = len(tensor.shape) == len(shape) and all(
-                size in (-1, own) for own, size in zip(tensor.shape, shape, strict=True)
-            )
-            if found != dtype or not fits:
-                raise Fault(f"{self._path}: {name} is {found} {list(tensor.shape)}, expected {dtype} {list(shape)}")
+        for tensor, (name, dtype, rank, shape) in zip(inputs, self._inputs, strict=True):
+            if tensor.dtype != dtype or tensor.ndim != rank:  # Paddle finds wrong sizes itself
+                found, expected = (str(one).removeprefix("paddle.") for one in (tensor.dtype, dtype))
+                raise Fault(f"{self._path}: {name} is {found} {list(tensor.shape)}, expected {expected} {shape}")
         return [output.clone() for output in self._predictor.run(list(inputs))]
