@@ -43,6 +43,7 @@ class _Running:
     task: Task
     make_loop: Callable[[], Loop]
     first_pages: int  # that it needs to begin
+    has_begun: bool = False  # once, though it may have lost its pages since
     loop: Loop | None = None
     wants: Reads | Draft | None = None
 
@@ -166,7 +167,8 @@ class Engine:
             running.loop = running.make_loop()
             self._running.append(running)
             self._advance(running, None, events)
-            if running in self._running:
+            if running in self._running and not running.has_begun:
+                running.has_begun = True
                 self._totals["prompt_tokens"] += running.task.prompt_tokens
                 self._totals["cached_tokens"] += running.task.cached_tokens
 
@@ -239,7 +241,14 @@ class Engine:
                 speaking.append((range(len(pieces), len(pieces) + len(own)), running.wants.choose))
             pieces += own
         self._totals["tokens_read"] += sum(piece.num_tokens for piece in pieces)
-        answers = self.reader.run(pieces, speaking)
+        try:
+            answers = self.reader.run(pieces, speaking)
+        except Exception as error:  # nobody knows what their pages hold now
+            for running, own in plan:
+                for piece in own:
+                    piece.read.sequence.distrust()
+                self._finish(running, _failed(running, error), events)
+            return
         of_read = {id(piece.read): answer for piece, answer in zip(pieces, answers, strict=True)}
         for running, _ in plan:
             reads = running.wants.reads

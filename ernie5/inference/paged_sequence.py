@@ -121,6 +121,10 @@ class PagedSequence:
         self.pages = [page for page in self.pages if page not in hidden]
         self.kept -= len(hidden) * PAGE_KEYS
 
+    def distrust(self) -> None:
+        """Nobody shall find pages from here on: a step has failed, and what they hold is not known."""
+        self._digest, self._records = None, []
+
     def close(self) -> None:
         """Gives all pages back."""
         self._remember(self.kept)

@@ -106,12 +106,16 @@ def write(task: Task, prompt: Prompt, guide: Guide | None, media: dict[int, Make
         ends.add(task.tokenizer.special_ids["<|end|>"])
     stream, stop = task.tokenizer.stream(), StopText(request.stop)
     writer, ids = Writer(task, prompt), []
+
+    def read_media(mark: int) -> Loop:
+        task.tell(stop.push(stream.finish()) + stop.finish())  # what was held back stands before the medium
+        return (yield from media[mark](writer, mark))
+
     logits = yield from writer.read_prompt()
     task.reason = "length"
     for _ in range(config.max_new_tokens):
         if ids:
-            make = media.get(ids[-1])
-            logits = yield from (writer.read_word(ids[-1]) if make is None else make(writer, ids[-1]))
+            logits = yield from (read_media if ids[-1] in media else writer.read_word)(ids[-1])
         word = int(task.choose(partial(_draw, task, logits, prompt.ids, ids, guide)))
         ids.append(word)
         task.completion_tokens += 1
@@ -125,8 +129,8 @@ def write(task: Task, prompt: Prompt, guide: Guide | None, media: dict[int, Make
             task.reason = "stop"
             break
     else:
-        if media.get(ids[-1]):
-            yield from media[ids[-1]](writer, ids[-1])
+        if ids and ids[-1] in media:
+            yield from read_media(ids[-1])
     if not stop.found:
         task.tell(stop.push(stream.finish()) + stop.finish())
 

@@ -170,6 +170,15 @@ def test_without_a_codec_the_mark_of_a_sound_is_a_word(talker, say):
     assert "".join(converse(talker, TEXT, [], CONFIG)) == "It"
 
 
+def test_text_that_may_begin_a_stop_text_stands_before_the_medium_behind_it(model, canvas, coders, say):
+    say([*TEXT.encode("left"), BOI, *TEXT.encode("It"), TEXT.eos_id])
+    request = Request(prompt=(Text("Draw"),), config=CONFIG, canvas=canvas, stop=("left!",))
+    engine = engine_of(model, TEXT, coders)
+    engine.submit(request)
+    pieces = [what for _, what in engine.run()][:-1]
+    assert "".join(piece if isinstance(piece, str) else "|" for piece in pieces) == "left|It"
+
+
 def test_a_turn_of_a_chat_ends_where_its_mark_is_said(model, say):
     end = TEXT.special_ids["<|end|>"]
     say([*TEXT.encode("It"), end, 7])

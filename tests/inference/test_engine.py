@@ -260,6 +260,24 @@ def test_media_that_cannot_be_encoded_fail_their_request_alone(model, coders, mo
     assert broken[-1].reason == "failed" and broken[-1].message == "MemoryError: no room for a picture"
 
 
+def test_a_step_that_fails_fails_those_that_it_read_for_and_frees_their_pages(model, coders, monkeypatch, tmp_path):
+    requests = mixed(tmp_path)[:2]
+    expected = answers(Engine(model, TEXT, coders), requests[:1])
+    engine = Engine(model, TEXT, coders)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "logits", lambda self, hidden: 1 / 0)
+        found = answers(engine, requests)
+    assert [one[-1].reason for one in found] == ["failed"] * 2 and "ZeroDivisionError" in found[0][-1].message
+    assert engine.statistics().known_pages == 0
+    assert same(answers(engine, requests[:1]), expected)
+
+
+def test_no_words_are_no_answer(model):
+    request = Request(prompt=(Text("It"),), config=dataclasses.replace(GREEDY, max_new_tokens=0))
+    ((end,),) = answers(Engine(model, TEXT), [request])
+    assert end.reason == "length" and end.usage.completion_tokens == 0
+
+
 def test_experts_are_counted(model, coders, tmp_path):
     engine = Engine(model, TEXT, coders)
     answers(engine, mixed(tmp_path)[:2])
