@@ -15,6 +15,7 @@ from ernie5.modality.text import TextModality
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.mtp import MultiTokenPrediction
 from ernie5.model.subnet import Subnet
+from ernie5.ops import backend
 
 
 class WordsPart(nn.Layer):
@@ -23,13 +24,18 @@ class WordsPart(nn.Layer):
     ids int64 [n] -> [n, hidden], and hidden_states [m, hidden] -> logits [m, vocab]; n or m may be 0.
     """
 
-    def __init__(self, text: TextModality):
+    def __init__(self, text: TextModality, native: bool):
+        """native: by the compiled operator, which reads the matrix faster for the few rows of a step."""
         super().__init__()
-        self.text = text
+        self.text, self.native = text, native
 
     def forward(self, ids: paddle.Tensor, hidden_states: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-        head = self.text.embed_tokens.weight if self.text.lm_head is None else self.text.lm_head.weight
-        logits = paddle.matmul(hidden_states, head, transpose_y=self.text.lm_head is None)
+        tied = self.text.lm_head is None
+        head = self.text.embed_tokens.weight if tied else self.text.lm_head.weight
+        if self.native:
+            logits = backend.call("head_logits", [hidden_states, head], not tied)[0]
+        else:
+            logits = paddle.matmul(hidden_states, head, transpose_y=tied)
         return self.text.embed_tokens(ids), logits
 
 
@@ -88,7 +94,7 @@ def text_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[P
     states = rng.normal(size=[3, config.hidden_size]).astype(np.float32)
     words = Part(
         "words",
-        WordsPart(model.text),
+        WordsPart(model.text, native),
         [InputSpec([None], "int64", "ids"), InputSpec([None, config.hidden_size], "float32", "hidden_states")],
         ["embedded", "logits"],
         [rng.integers(0, config.vocab_size, 2), states],
