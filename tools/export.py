@@ -33,6 +33,12 @@ def parse_arguments() -> argparse.Namespace:
         default="none",
         help="native: compiled operators (default %(default)s)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16: half the weights to read, rounded; needs --ops native (default %(default)s)",
+    )
     parser.add_argument("--num-layers", type=int, default=0, metavar="N", help="elastic depth: layers to keep; 0: all")
     parser.add_argument(
         "--top-k-experts", type=int, default=0, metavar="K", help="elastic sparsity: experts a token; 0: as trained"
@@ -63,7 +69,7 @@ def main() -> None:
             bar.update()
 
         subnet = member_subnet(model.config, member)
-        export_folder(model, arguments.model, arguments.output, arguments.ops, subnet, progress)
+        export_folder(model, arguments.model, arguments.output, arguments.ops, subnet, arguments.dtype, progress)
     sys.stderr.write(f"exported: {arguments.output} (python {arguments.output / 'run.py'} --help)\n")
 
 

@@ -172,7 +172,7 @@ class Reader:
         layer = self.draft_pages.layers[self.model.mtp.layer_id]
         hidden = self.model.predict_second_next(residual, following, layout, self.subnet, layer).hidden_states[0]
         last = np.cumsum([row.tokens for row in rows]) - 1
-        return self.model.logits(paddle.gather(hidden, paddle.to_tensor(last))).argmax(-1).tolist()
+        return self.model.logits(paddle.gather(hidden, paddle.to_tensor(last))).astype("float32").argmax(-1).tolist()
 
     def _embedded(self, pieces: Sequence[Piece]) -> paddle.Tensor:
         """[tokens, hidden]; runs of words are looked up together."""

@@ -37,7 +37,12 @@ class MultiTokenPrediction(nn.Layer):
         pages: LayerPages | None = None,
     ) -> BlockOutput:
         """residual and next_embeddings [batch, seq, hidden] -> hidden states for the shared head, same shape."""
-        joined = paddle.concat([self.hnorm(residual), self.enorm(next_embeddings)], axis=-1)
+        joined = self.joined(residual, next_embeddings)
         own = None if pages is None else [pages]
-        hidden_states, loads = run_blocks([self.block], self.eh_proj(joined), layout, [expert_mask], top_k, own)
+        hidden_states, loads = run_blocks([self.block], joined, layout, [expert_mask], top_k, own)
         return BlockOutput(self.norm(hidden_states), loads[0])
+
+    def joined(self, residual: paddle.Tensor, next_embeddings: paddle.Tensor) -> paddle.Tensor:
+        """W [norm(h_i); norm(Emb(t_{i+1}))], in the dtype of W where that is the wider one (an exported model)."""
+        both = paddle.concat([self.hnorm(residual), self.enorm(next_embeddings)], axis=-1)
+        return self.eh_proj(both.astype(self.eh_proj.weight.dtype)).astype(residual.dtype)

@@ -65,17 +65,17 @@ class DecoderPart(nn.Layer):
         return states + new
 
 
-def decoder_inputs(config: ModelConfig, num_layers: int) -> list:
+def decoder_inputs(config: ModelConfig, num_layers: int, dtype: str) -> list:
     """What `DecoderPart.forward` takes: any number of rows, of new tokens and of keys before them."""
     attention = config.attention
     angles = [None, None, 1, attention.head_dim // 2]
     keys = [None, None, attention.num_key_value_heads, attention.head_dim]
     return [
-        InputSpec([None, None, config.hidden_size], "float32", "embedded"),
+        InputSpec([None, None, config.hidden_size], dtype, "embedded"),
         InputSpec(angles, "float32", "cos"),
         InputSpec(angles, "float32", "sin"),
         InputSpec([None, None, 2], "int32", "columns"),
-        [InputSpec(keys, "float32", f"{what}_{i}") for i in range(num_layers) for what in ("keys", "values")],
+        [InputSpec(keys, dtype, f"{what}_{i}") for i in range(num_layers) for what in ("keys", "values")],
     ]
 
 
@@ -100,7 +100,8 @@ def decoder_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> lis
         if native:
             outputs.append("loads")
         layer, count = make(blocks, masks, subnet.top_k, norm), len(run)
-        parts.append(Part(name, layer, inputs(config, count), outputs, example(config, count), extra={"layers": run}))
+        specs = inputs(config, count, str(model.dtype).removeprefix("paddle."))
+        parts.append(Part(name, layer, specs, outputs, example(config, count), extra={"layers": run}))
         start = end
     return parts
 

@@ -18,12 +18,14 @@ from ernie5.inference.export.part import Part, write_part
 from ernie5.inference.export.readme import RUN_PY, readme_of
 from ernie5.inference.export.text_parts import text_parts
 from ernie5.inference.predictor.folder import write_manifest
+from ernie5.layers.router import Router
 from ernie5.model.ernie5 import Ernie5ForCausalLM
 from ernie5.model.folder import GENERATION_FILE, copy_tokenizer, write_config
 from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.ops import backend
 
 Ops = Literal["none", "native"]
+Dtype = Literal["float32", "bfloat16"]  # of weights and of what goes from layer to layer
 SOURCES = "ernie5.zip"  # the package, from which run.py imports
 
 
@@ -33,6 +35,7 @@ def export_folder(
     folder: Path,
     ops: Ops = "none",
     subnet: Subnet | None = None,
+    dtype: Dtype = "float32",
     progress: Callable[[str], None] = lambda name: None,
 ) -> None:
     """Writes `folder`, which must be new, from a model and the tokenizer files in `source`; tells each part's name.
@@ -42,36 +45,40 @@ def export_folder(
     """
     if model.config.vision is not None or model.config.audio is not None:
         raise UserError(f"{source}: has vision or audio: only text is exported so far; serve it with tools/serve.py")
+    if dtype == "bfloat16" and ops != "native":
+        raise UserError("bfloat16 needs --ops native: Paddle has no kernels of its own for it on a CPU")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty: give the name of a new folder")
     native, subnet = ops == "native", subnet or full_subnet(model.config)
     with _operators(ops), paddle.no_grad():
         if not native:
             _make_plain(model.eval())
+        if dtype == "bfloat16":
+            narrow(model)
         parts = [*text_parts(model, subnet, native), *decoder_parts(model, subnet, native)]
         folder.mkdir(parents=True, exist_ok=True)
         for part in parts:
             progress(part.name)
             write_part(part, folder)
     token_ids = copy_tokenizer(source, folder)
-    write_config(model.config, folder, "float32", token_ids)
+    write_config(model.config, folder, dtype, token_ids)
     shutil.copyfile(source / GENERATION_FILE, folder / GENERATION_FILE)
     _write_sources(folder / SOURCES)
     (folder / "run.py").write_text(RUN_PY, encoding="utf-8")
-    (folder / "README.md").write_text(readme_of(model.config, ops), encoding="utf-8")
-    write_manifest(folder, ops, _described(parts), _about(model))
+    (folder / "README.md").write_text(readme_of(model.config, ops, dtype), encoding="utf-8")
+    write_manifest(folder, ops, _described(parts), _about(model, dtype))
 
 
 def _described(parts: list[Part]) -> dict:
     return {part.name: part.described() for part in parts}
 
 
-def _about(model: Ernie5ForCausalLM) -> dict:
+def _about(model: Ernie5ForCausalLM, dtype: Dtype) -> dict:
     return {
         "ernie5": ernie5.__version__,
         "paddle": paddle.__version__,
         "model": model.config.name,
-        "dtype": "float32",
+        "dtype": dtype,
     }
 
 
@@ -87,6 +94,15 @@ def _make_plain(model: Ernie5ForCausalLM) -> None:
         block.self_attn.attend = attend_under_columns
         if block.routes:
             block.mlp.dispatcher = MixingDispatcher()
+
+
+def narrow(model: Ernie5ForCausalLM) -> None:
+    """Rounds the weights to bfloat16, but for those of the routers, whose scores decide who is asked, and for the one
+    matrix that no compiled operator reads."""
+    kept = None if model.mtp is None else model.mtp.eh_proj
+    for layer in model.sublayers():
+        if not layer.sublayers() and not isinstance(layer, Router) and layer is not kept:
+            layer.to(dtype="bfloat16")
 
 
 def _write_sources(path: Path) -> None:

@@ -62,20 +62,20 @@ class PagedDecoderPart(nn.Layer):
         return [hidden_states, loads] if self.norm is None else [self.norm(hidden_states), hidden_states, loads]
 
 
-def paged_inputs(config: ModelConfig, num_layers: int) -> list:
+def paged_inputs(config: ModelConfig, num_layers: int, dtype: str) -> list:
     """What `PagedDecoderPart.forward` takes: one ragged row of tokens, and the pages of each layer."""
     attention = config.attention
     angles = [1, None, 1, attention.head_dim // 2]
     pages = [None, PAGE_KEYS, attention.num_key_value_heads, attention.head_dim]
     return [
-        InputSpec([1, None, config.hidden_size], "float32", "embedded"),
+        InputSpec([1, None, config.hidden_size], dtype, "embedded"),
         InputSpec(angles, "float32", "cos"),
         InputSpec(angles, "float32", "sin"),
         InputSpec([None, 3], "int64", "rows"),
         InputSpec([None, None], "int32", "tables"),
         InputSpec([None, PAGE_KEYS, 2], "int32", "seen"),
-        [InputSpec(pages, "float32", f"keys_{i}") for i in range(num_layers)],
-        [InputSpec(pages, "float32", f"values_{i}") for i in range(num_layers)],
+        [InputSpec(pages, dtype, f"keys_{i}") for i in range(num_layers)],
+        [InputSpec(pages, dtype, f"values_{i}") for i in range(num_layers)],
     ]
 
 

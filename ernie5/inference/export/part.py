@@ -36,9 +36,13 @@ class Part:
     def flat_inputs(self) -> list[InputSpec]:
         return [one for spec in self.inputs for one in (spec if isinstance(spec, list) else [spec])]
 
-    @property
-    def flat_example(self) -> list[np.ndarray]:
-        return [one for array in self.example for one in (array if isinstance(array, list) else [array])]
+    def tensors(self) -> list[Any]:
+        """The example as the layer takes it, in the dtypes of `inputs`."""
+        return [_tensors(*pair) for pair in zip(self.example, self.inputs, strict=True)]
+
+    def flat_tensors(self) -> list[paddle.Tensor]:
+        """The example as the program takes it."""
+        return [one for tensor in self.tensors() for one in (tensor if isinstance(tensor, list) else [tensor])]
 
     def described(self) -> dict[str, Any]:
         """What `export.json` says of it."""
@@ -56,7 +60,7 @@ def write_part(part: Part, folder: Path) -> None:
     part.layer.eval()
     path = folder / part.name
     with _plainly(), paddle.no_grad():
-        expected = part.layer(*map(_tensors, part.example))  # of copies: an operator may write into its inputs
+        expected = part.layer(*part.tensors())  # of copies: an operator may write into its inputs
         static = paddle.jit.to_static(part.layer, full_graph=True, input_spec=list(part.inputs))
         paddle.jit.save(static, str(path))
     weights = path.with_suffix(".pdiparams")
@@ -70,7 +74,7 @@ def write_part(part: Part, folder: Path) -> None:
 
 
 def _try(part: Part, program: Path, weights: Path, expected: Sequence[paddle.Tensor]) -> None:
-    found = Program(program, weights, part.described()["inputs"])(*map(paddle.to_tensor, part.flat_example))
+    found = Program(program, weights, part.described()["inputs"])(*part.flat_tensors())
     shapes = [list(one.shape) for one in found], [list(one.shape) for one in expected]
     if shapes[0] != shapes[1]:
         raise Fault(f"{program}: gives {shapes[0]} where the layer gives {shapes[1]}: Paddle has written it wrong")
@@ -102,5 +106,7 @@ def _plainly() -> Iterator[None]:
             yield
 
 
-def _tensors(value: Any) -> Any:
-    return [paddle.to_tensor(one) for one in value] if isinstance(value, list) else paddle.to_tensor(value)
+def _tensors(value: Any, spec: Any) -> Any:
+    if isinstance(value, list):
+        return [_tensors(*pair) for pair in zip(value, spec, strict=True)]
+    return paddle.to_tensor(value).astype(spec.dtype)

@@ -36,7 +36,7 @@ From Python, with ernie5 installed or `ernie5.zip` on the path:
 |---|---|
 | `words.json` | ids to embedded words; hidden states to logits |
 | `decoder_0.json` | the layers: {contract} |
-{prediction}| `*.pdiparams` | the weights, float32; several programs may share a file |
+{prediction}| `*.pdiparams` | the weights, {dtype} |
 | `export.json` | inputs and outputs of each program, versions, SHA-256 of each file |
 | `config.json`, `generation_config.json`, `tokenizer*`, `special_tokens_map.json` | of the model folder |
 | `ernie5.zip`, `run.py` | what runs them |
@@ -51,7 +51,7 @@ _PLAIN = (
 _NATIVE = "one ragged row of tokens over pages of keys, which the operator writes in place"
 
 
-def readme_of(config: ModelConfig, ops: str) -> str:
+def readme_of(config: ModelConfig, ops: str, dtype: str) -> str:
     """The model card."""
     import paddle
 
@@ -66,6 +66,7 @@ def readme_of(config: ModelConfig, ops: str) -> str:
         experts=experts,
         paddle=paddle.__version__,
         operators=operators,
+        dtype=dtype,
         contract=_NATIVE if ops == "native" else _PLAIN,
         prediction="| `prediction.json` | the prediction block, whose guesses make answers faster |\n"
         if config.num_nextn_predict_layers

@@ -59,8 +59,7 @@ class PredictionPart(nn.Layer):
         """-> hidden states [rows, n, hidden] for the head, then new keys and values."""
         layout = Layout(ColumnsMask(columns, paddle.shape(residual)[1]), Rotation(cos, sin))
         cache, mtp = PastKeys(*past), self.mtp
-        joined = paddle.concat([mtp.hnorm(residual), mtp.enorm(following)], axis=-1)
-        states = mtp.block(mtp.eh_proj(joined), layout, self.mask, self.top_k, cache).hidden_states
+        states = mtp.block(mtp.joined(residual, following), layout, self.mask, self.top_k, cache).hidden_states
         return [mtp.norm(states), *cache.new]
 
 
@@ -84,18 +83,18 @@ class PagedPredictionPart(PagedDecoderPart):
         values: list[paddle.Tensor],
     ) -> paddle.Tensor:
         """-> hidden states [1, tokens, hidden] for the head."""
-        joined = paddle.concat([self.mtp.hnorm(residual), self.mtp.enorm(following)], axis=-1)
-        return super().forward(self.mtp.eh_proj(joined), cos, sin, rows, tables, seen, keys, values)[0]
+        joined = self.mtp.joined(residual, following)
+        return super().forward(joined, cos, sin, rows, tables, seen, keys, values)[0]
 
 
 def text_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[Part]:
     """`words`, and `prediction` where the model has the block."""
-    config, rng = model.config, np.random.default_rng(0)
+    config, rng, dtype = model.config, np.random.default_rng(0), str(model.dtype).removeprefix("paddle.")
     states = rng.normal(size=[3, config.hidden_size]).astype(np.float32)
     words = Part(
         "words",
         WordsPart(model.text, native),
-        [InputSpec([None], "int64", "ids"), InputSpec([None, config.hidden_size], "float32", "hidden_states")],
+        [InputSpec([None], "int64", "ids"), InputSpec([None, config.hidden_size], dtype, "hidden_states")],
         ["embedded", "logits"],
         [rng.integers(0, config.vocab_size, 2), states],
     )
@@ -104,10 +103,10 @@ def text_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[P
     mask, top_k = subnet.layer_masks[model.mtp.layer_id], subnet.top_k
     layer = (PagedPredictionPart if native else PredictionPart)(model.mtp, mask, top_k)
     (embedded, *others), (first, *rest) = (
-        (paged_inputs(config, 1), paged_example(config, 1))
+        (paged_inputs(config, 1, dtype), paged_example(config, 1))
         if native
-        else (decoder_inputs(config, 1), example_of_layers(config, 1))
+        else (decoder_inputs(config, 1, dtype), example_of_layers(config, 1))
     )
-    specs = [InputSpec(embedded.shape, "float32", name) for name in ("residual", "following")]
+    specs = [InputSpec(embedded.shape, dtype, name) for name in ("residual", "following")]
     prediction = Part("prediction", layer, [*specs, *others], ["hidden_states"], [first, first[:, ::-1] * 1, *rest])
     return [words, prediction]

@@ -24,7 +24,6 @@ class ExportedModel:
     """What the generation engine asks of a model. It has no weights of its own, and cannot be trained."""
 
     training = False
-    dtype = paddle.float32  # of what goes from layer to layer
 
     def __init__(self, folder: Path | str, threads: int = 1, verify: bool = True):
         """UserError: not the folder of an exported model, files that are not those that were written (`verify`), or
@@ -33,6 +32,7 @@ class ExportedModel:
         if manifest.ops == "native":
             _require_operators(manifest)
         self.config, self.manifest = read_config(folder), manifest
+        self.dtype = paddle.bfloat16 if manifest.about.get("dtype") == "bfloat16" else paddle.float32
         self._programs = {
             name: Program(manifest.folder / f"{name}.json", manifest.folder / part["weights"], part["inputs"], threads)
             for name, part in manifest.parts.items()
@@ -41,7 +41,7 @@ class ExportedModel:
         self._layers = {name: manifest.parts[name]["layers"] for name in decoders}
         self.text = SimpleNamespace(embed=self._embed_words)
         self._no_ids = paddle.zeros([0], "int64")
-        self._no_states = paddle.zeros([0, self.config.hidden_size])
+        self._no_states = paddle.zeros([0, self.config.hidden_size], self.dtype)
         predicts = "prediction" in self._programs
         self.mtp = SimpleNamespace(layer_id=self.config.num_hidden_layers) if predicts else None
         self.audio = None

@@ -15,7 +15,7 @@ from ernie5.data.sample import Text
 from ernie5.elastic.sampler import member_subnet
 from ernie5.errors import UserError
 from ernie5.inference.engine import Engine, EngineSettings
-from ernie5.inference.export.export_folder import export_folder
+from ernie5.inference.export.export_folder import export_folder, narrow
 from ernie5.inference.predictor import Predictor
 from ernie5.inference.predictor.exported import ExportedModel
 from ernie5.inference.reading import Piece, Read, Reader, Words
@@ -30,7 +30,8 @@ from tests.inference.export.kinds import KINDS
 
 GREEDY = GenerationConfig(max_new_tokens=24, temperature=0.0)
 PROMPTS = ("Draw a seven.", "What is it? " * 14, "")
-OPS = ["none", pytest.param("native", marks=pytest.mark.skipif(not backend._register() == "", reason="not compiled"))]
+NATIVE = pytest.mark.skipif(backend._register() != "", reason="not compiled")
+OPS = ["none", pytest.param("native", marks=NATIVE)]
 
 
 def logits_of(engine: Engine, ids, chunks) -> np.ndarray:
@@ -99,9 +100,35 @@ def test_the_prediction_block_guesses_as_the_models(tiny_model_config, make_fold
     assert theirs.statistics().accepted == ours.statistics().accepted
 
 
+@NATIVE
+def test_bfloat16_is_the_model_with_rounded_weights(tiny_model_config, make_folder, export):
+    """As the same model rounded in this process says it, and near what float32 says."""
+    folder = make_folder(tiny_model_config, "shared experts behind a dense layer", num_nextn_predict_layers=1)
+    exported = export(folder, "native", dtype="bfloat16")
+    ours, theirs = engines(folder, exported, speculate=True)
+    ids = np.random.default_rng(0).integers(0, 300, 120)
+    exact = logits_of(ours, ids, [110, 1, 9])
+    narrow(ours.model)
+    rounded = Engine(ours.model, ours.tokenizer, settings=ours.settings)
+    with backend.using("native"):
+        expected = logits_of(rounded, ids, [110, 1, 9])
+        found = logits_of(theirs, ids, [110, 1, 9])
+        np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max(), rtol=0)
+        assert 1e-4 < np.abs(found - exact).std() / exact.std() < 0.1
+        assert texts(theirs) == texts(rounded)
+    assert sum(path.stat().st_size for path in exported.glob("*.pdiparams")) < 0.6 * sum(
+        path.stat().st_size for path in folder.glob("*.safetensors")
+    )
+
+
+def test_bfloat16_without_compiled_operators_is_refused(tiny_model_config, make_folder, tmp_path):
+    folder = make_folder(tiny_model_config)
+    with pytest.raises(UserError, match="bfloat16 needs --ops native"):
+        export_folder(from_pretrained(folder), folder, tmp_path / "new", "none", dtype="bfloat16")
+
+
+@NATIVE
 def test_experts_that_native_programs_ask_are_counted(tiny_model_config, make_folder, export):
-    if not backend._register() == "":
-        pytest.skip("not compiled")
     folder = make_folder(tiny_model_config, "shared experts behind a dense layer")
     ours, theirs = engines(folder, export(folder, "native"))
     texts(ours), texts(theirs)
