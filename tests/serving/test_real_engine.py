@@ -3,10 +3,12 @@
 import base64
 import dataclasses
 import io
+import re
 import wave
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
@@ -15,10 +17,13 @@ pytest.importorskip("openai", reason="needs the extras serve and servetest")
 from ernie5.config.schema import GenerationConfig
 from ernie5.data.sample import Image as Picture
 from ernie5.data.sample import Message, Text
+from ernie5.errors import UserError
 from ernie5.inference.ask import answer, draw
 from ernie5.inference.engine import Engine, EngineSettings
+from ernie5.inference.export.export_folder import export_folder
 from ernie5.modality.batch import Coders
-from ernie5.model.folder import save_pretrained
+from ernie5.model.ernie5 import Ernie5ForCausalLM
+from ernie5.model.folder import from_pretrained, save_pretrained
 from ernie5.serving.load import load
 from ernie5.serving.settings import Served
 from tests.audio_models import AUDIO, audio_coder, audio_model
@@ -156,3 +161,19 @@ def test_speech_is_made_whole_or_while_it_is_spoken(serve, tiny_model_config, to
     pieces = [base64.b64decode(piece.data) for piece in pieces if piece]
     assert len(pieces) > 1 or len(samples) <= 2 * 128
     assert b"".join(pieces) == samples
+
+
+def test_an_exported_model_is_served_as_the_model_is(tiny_model_config, tokenizer, tmp_path, serve):
+    tokenizer.save_pretrained(tmp_path / "text")
+    config = dataclasses.replace(tiny_model_config, vocab_size=310, initializer_range=0.3)
+    paddle.seed(3)
+    source = save_pretrained(Ernie5ForCausalLM(config), tmp_path / "model", tmp_path / "text")
+    export_folder(from_pretrained(source), source, tmp_path / "exported")
+    served, engine = load(tmp_path / "exported", EngineSettings(max_pages=64))
+    server = serve(engine, **{field.name: getattr(served, field.name) for field in dataclasses.fields(served)})
+    _, own = load(source, EngineSettings(max_pages=64))
+    texts = alone(own, [[Text(question)] for question in QUESTIONS[:3]])
+    expected = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]  # JSON has no lone surrogates
+    assert [ask(server, question, **GREEDY).choices[0].message.content for question in QUESTIONS[:3]] == expected
+    with pytest.raises(UserError, match="is exported, with its layers and its top-k"):
+        load(tmp_path / "exported", EngineSettings(), num_layers=1)
