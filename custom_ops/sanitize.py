@@ -3,8 +3,9 @@
     python -m custom_ops.sanitize [--rounds 60] [--seed 0] [--march native] [--only rms_norm]
 
 Needs g++ with its sanitizers (Debian: in the package g++), no Paddle. Every operator has its calls in `<op>/fuzz.cc`.
-Memory is exactly as large as the kernels are told, and outputs start as NaN. The first finding ends it with a non-zero
-status and says the operator and the seed, which give the same call again. Matrix products take the plain loop.
+Memory is exactly as large as the kernels are told; outputs and scratch memory start as NaN. The first finding ends it
+with a non-zero status and says the operator and the seed, which give the same call again. Matrix products take the
+plain loop.
 """
 
 import argparse
@@ -19,8 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CXX = shlex.split(os.environ.get("CXX", "g++"))
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-# As in setup.py but for -O1; less work than there shall be shared out to threads.
+# As in setup.py but for -O1; less work than there shall be shared out to threads, and scratch memory starts as NaN too.
 FLAGS = ["-O1", "-g", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-w", "-DERNIE5_SMALL_WORK=64"]
+FLAGS += ["-DERNIE5_POISON"]
 
 
 def sources() -> list[Path]:

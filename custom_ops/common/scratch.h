@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -19,6 +20,9 @@ class Scratch {
       const int64_t bytes = (count * static_cast<int64_t>(sizeof(C)) + kCacheLine - 1) / kCacheLine * kCacheLine;
       memory_.reset(static_cast<C*>(std::aligned_alloc(kCacheLine, static_cast<size_t>(bytes))));
       if (!memory_) throw std::bad_alloc();
+#ifdef ERNIE5_POISON  // what is read before it is written is then not a number (sanitize.py)
+      std::memset(memory_.get(), 0xFF, static_cast<size_t>(bytes));
+#endif
       count_ = count;
     }
     return memory_.get();

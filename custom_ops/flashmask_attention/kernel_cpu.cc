@@ -163,6 +163,7 @@ void forward_of_few(const AttentionShape& shape, const T* query, const T* key, c
                          some, head_dim, scores + from - first, kDecodedKeys);
     });
     C* const own = partial.get() + item * rows * (width + 2);
+    if (count == 0) std::fill_n(own, rows * width, C(0));  // no run below writes it
     for (int64_t r = 0; r < rows; ++r) {
       C* const row = scores + r * kDecodedKeys;
       hide_keys(shape, batch, r / at.group, first, count, row);
