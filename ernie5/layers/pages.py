@@ -5,6 +5,7 @@ numbers n, from <= n < until. So words, scales of pictures, windows of films and
 mask is made anew as a sequence grows (docs/decisions/0011-engine.md).
 """
 
+import ctypes
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -108,11 +109,11 @@ class LayerPages:
     def put(self, slots: np.ndarray, key: paddle.Tensor, value: paddle.Tensor) -> None:
         """Writes new keys and values [1, tokens, kv_heads, head_dim] to their slots, in place (on a CPU)."""
         for pages, new in ((self.keys, key), (self.values, value)):
-            np.from_dlpack(pages).reshape([-1, *pages.shape[2:]])[slots] = new[0].numpy()
+            shared(pages).reshape([-1, *pages.shape[2:]])[slots] = new[0].numpy()
 
     def take(self, sources: np.ndarray) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Keys and values [1, n, kv_heads, head_dim] of some slots, copied (on a CPU)."""
-        views = (np.from_dlpack(pages).reshape([-1, *pages.shape[2:]]) for pages in (self.keys, self.values))
+        views = (shared(pages).reshape([-1, *pages.shape[2:]]) for pages in (self.keys, self.values))
         key, value = (paddle.to_tensor(view[sources][None]) for view in views)
         return key, value
 
@@ -135,7 +136,7 @@ class Pages:
             kept = min(count, len(self))
             seen[:kept] = self.seen[:kept]
         self.seen_tensor = paddle.to_tensor(seen)
-        self.seen = np.from_dlpack(self.seen_tensor) if count else seen  # the same memory
+        self.seen = shared(self.seen_tensor) if count else seen  # the same memory
         for layer in self.layers.values():
             layer.resize(count)
 
@@ -157,3 +158,13 @@ class Pages:
             slots = PagedMask([row], self).slots
             flat = self.seen.reshape([-1, 2])
             flat[slots, 0], flat[slots, 1] = seen_from, seen_until
+
+
+def shared(tensor: paddle.Tensor) -> np.ndarray:
+    """The memory of a dense tensor on a CPU as an array to write to, for as long as the tensor lives.
+
+    bfloat16 as the uint16 that Paddle shows NumPy. Not by DLPack: older versions of NumPy only read what it gives.
+    """
+    dtype = np.dtype("uint16" if tensor.dtype == paddle.bfloat16 else str(tensor.dtype).removeprefix("paddle."))
+    memory = (ctypes.c_char * (tensor.size * dtype.itemsize)).from_address(tensor.data_ptr())
+    return np.frombuffer(memory, dtype).reshape(tensor.shape)

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ernie5.layers.pages import PAGE_KEYS, PagedMask, Pages, Row
+from ernie5.layers.pages import PAGE_KEYS, PagedMask, Pages, Row, shared
 from ernie5.modality.token_layout import TO_THE_END
 from tests.paged import PagedRows
 
@@ -78,3 +78,25 @@ def test_who_sees_a_key_is_one_memory_for_numpy_and_for_paddle(of):
     pages.seen[1, 7] = 3, 9
     found = pages.seen_tensor.numpy() if of == "tensor" else pages.seen
     assert found[1, 7].tolist() == [3, 9] and found.sum() == 12
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_shared_memory_is_written_and_read_through_either_view(dtype):
+    tensor, five = paddle.zeros([2, 3], dtype), paddle.full([1], 5, dtype)
+    view = shared(tensor)
+    view[1, 2] = five.numpy()[0]
+    assert view.shape == (2, 3) and tensor.sum().item() == 5
+    tensor.fill_(5)
+    assert (view == five.numpy()).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_put_into_slots_is_taken_from_them_in_either_dtype(dtype):
+    pages, slots = Pages([0], KV, getattr(paddle, dtype)), np.array([5, 64, 2])
+    pages.resize(2)
+    given, other = (paddle.randn([1, 3, *KV]).astype(dtype) for _ in range(2))
+    pages.layers[0].put(slots, given, other)
+    keys, values = pages.layers[0].take(slots[::-1].copy())
+    assert keys.dtype == values.dtype == given.dtype
+    np.testing.assert_array_equal(keys.numpy()[:, ::-1], given.numpy())
+    np.testing.assert_array_equal(values.numpy()[:, ::-1], other.numpy())
