@@ -49,6 +49,26 @@ void product(const C* a, const C* b, int64_t m, int64_t n, int64_t k, C* c) {
   if (end < n) columns_product(a, k, b + end, n, m, n - end, k, c + end, n);
 }
 
+// The matrix of an expert [k, n]: few rows read it as it is stored, more of them in the compute type.
+template <typename T>
+class ExpertMatrix {
+ public:
+  using C = compute_t<T>;
+  ExpertMatrix(const T* stored, int64_t k, int64_t n, bool few_rows, Scratch<C>& room)
+      : stored_(stored), wide_(few_rows ? nullptr : matrix(stored, k * n, room)), k_(k), n_(n) {}
+
+  // c [m, n] = a [m, k] matrix.
+  void multiply(const C* a, int64_t m, C* c) const {
+    if (wide_) product(a, wide_, m, n_, k_, c);
+    else columns_product(a, k_, stored_, n_, m, n_, k_, c, n_);
+  }
+
+ private:
+  const T* stored_;
+  const C* wide_;
+  int64_t k_, n_;
+};
+
 // activated = weight * silu(gate) * up of one row.
 template <typename C>
 void swiglu_row(const C* gate_up, C weight, int64_t ffn, C* activated) {
@@ -210,19 +230,20 @@ void expert_ffn_forward(const ExpertShape& shape, const T* x, const compute_t<T>
     C *const gathered = room.get(), *const delivered = gathered + rows * hidden, *const products = delivered + rows * hidden,
             *const activated = products + rows * 2 * ffn;
     plan.experts_of(part, [&](int64_t expert, int64_t begin, int64_t end) {
-      const C* const first_matrix = matrix(gate_up + expert * hidden * 2 * ffn, hidden * 2 * ffn, gate_up_copy);
-      const C* const second_matrix = matrix(down + expert * ffn * hidden, ffn * hidden, down_copy);
+      const bool few_rows = end - begin <= kFewRows;
+      const ExpertMatrix<T> first_matrix(gate_up + expert * hidden * 2 * ffn, hidden, 2 * ffn, few_rows, gate_up_copy);
+      const ExpertMatrix<T> second_matrix(down + expert * ffn * hidden, ffn, hidden, few_rows, down_copy);
       in_blocks(begin, end, [&](int64_t first, int64_t count) {
         C* gate_up_rows = products;
         if constexpr (std::is_same_v<T, C>) gate_up_rows = inner ? inner + first * 2 * ffn : products;
-        product(moves.gather(x, first, count, gathered), first_matrix, count, 2 * ffn, hidden, gate_up_rows);
+        first_matrix.multiply(moves.gather(x, first, count, gathered), count, gate_up_rows);
         if constexpr (!std::is_same_v<T, C>) {
           if (inner) convert(gate_up_rows, count * 2 * ffn, inner + first * 2 * ffn);
         }
         for (int64_t i = 0; i < count; ++i)
           swiglu_row(gate_up_rows + i * 2 * ffn, weights[moves.slot(first + i)], ffn, activated + i * ffn);
         moves.deliver(first, count, delivered, out, into,
-                      [&](C* rows_out) { product(activated, second_matrix, count, hidden, ffn, rows_out); });
+                      [&](C* rows_out) { second_matrix.multiply(activated, count, rows_out); });
       });
     });
   });
