@@ -123,7 +123,6 @@ class Reader:
 
         speaking: the places in `pieces` of the reads of a loop that speaks, which are at their ends, and its choice.
         """
-        embedded = self._embedded(pieces)
         rows, positions = [], []
         for read, last, _ in pieces:
             places = Places(*(array[read.done : last] for array in read.places))
@@ -131,15 +130,22 @@ class Reader:
             rows.append(read.sequence.add(last - read.done, places, records))
             positions.append(places.positions)
         ends = np.cumsum([row.tokens for row in rows])
-        taps = None
-        if speaking:
-            spoken = paddle.to_tensor(np.concatenate([ends[list(places)] - 1 for places, _ in speaking]))
-            taps = self.model.audio.taps(self.model.config.num_hidden_layers, spoken, _choose_all(speaking))
-        mask = PagedMask(rows, self.pages)
-        layout = Layout(mask, rotation_of_few(np.concatenate(positions)[None], self.model.config.attention))
-        decoded = self.model.decoder(embedded.unsqueeze(0), layout, self.subnet, self.pages.layers, taps)
+        layout = Layout(
+            PagedMask(rows, self.pages), rotation_of_few(np.concatenate(positions)[None], self.model.config.attention)
+        )
+        if not speaking and all(embedded is None and read.head != "bits" for read, _, embedded in pieces):
+            asked = _Asked("words", pieces, ends)
+            ids = np.concatenate([read.tokens.ids[read.done : last] for read, last, _ in pieces])
+            decoded, logits = self.model.read_words(ids, layout, self.subnet, self.pages.layers, asked.tokens)
+            values = asked.split(logits)
+        else:
+            embedded, taps = self._embedded(pieces), None
+            if speaking:
+                spoken = paddle.to_tensor(np.concatenate([ends[list(places)] - 1 for places, _ in speaking]))
+                taps = self.model.audio.taps(self.model.config.num_hidden_layers, spoken, _choose_all(speaking))
+            decoded = self.model.decoder(embedded.unsqueeze(0), layout, self.subnet, self.pages.layers, taps)
+            values = self._values(pieces, decoded.hidden_states.squeeze(0), ends)
         self._count(decoded.tokens_per_expert)
-        values = self._values(pieces, decoded.hidden_states.squeeze(0), ends)
         answers = []
         for place, (read, last, _) in enumerate(pieces):
             read.done = last
@@ -193,18 +199,14 @@ class Reader:
         """By place in `pieces`, what the heads say of the reads that end."""
         found = {}
         for head, function in (("words", self.model.logits), ("bits", self._bits)):
-            asked = [
-                place for place, (read, last, _) in enumerate(pieces) if read.head == head and last == len(read.tokens)
-            ]
-            if not asked:
-                continue
-            wanted = [pieces[place].read.wanted for place in asked]
-            rows = np.concatenate(
-                [np.arange(ends[place] - count, ends[place]) for place, count in zip(asked, wanted, strict=True)]
-            )
-            states = hidden if len(rows) == len(hidden) else paddle.gather(hidden, paddle.to_tensor(rows))
-            logits = function(states).astype("float32").numpy()
-            found |= zip(asked, np.split(logits, np.cumsum(wanted)[:-1]), strict=True)
+            asked = _Asked(head, pieces, ends)
+            if len(asked.tokens):
+                states = (
+                    hidden
+                    if len(asked.tokens) == len(hidden)
+                    else paddle.gather(hidden, paddle.to_tensor(asked.tokens))
+                )
+                found |= asked.split(function(states))
         return found
 
     def _bits(self, hidden: paddle.Tensor) -> paddle.Tensor:
@@ -213,6 +215,22 @@ class Reader:
     def _count(self, loads: dict[int, paddle.Tensor]) -> None:
         for layer_id, load in loads.items():
             self.expert_use[layer_id] = self.expert_use.get(layer_id, 0) + np.asarray(load)
+
+
+class _Asked:
+    """What is asked of a head: `tokens` int64 [n], their numbers in the step, of the reads that end with it."""
+
+    def __init__(self, head: Head, pieces: Sequence[Piece], ends: np.ndarray):
+        """ends: behind the last token of each piece."""
+        self._places = [i for i, (read, last, _) in enumerate(pieces) if read.head == head and last == len(read.tokens)]
+        self._wanted = [pieces[place].read.wanted for place in self._places]
+        numbers = [np.arange(ends[i] - count, ends[i]) for i, count in zip(self._places, self._wanted, strict=True)]
+        self.tokens = np.concatenate(numbers) if numbers else np.zeros([0], np.int64)
+
+    def split(self, values: paddle.Tensor) -> dict[int, np.ndarray]:
+        """Values [n, ...] by place in the pieces, as float32."""
+        parts = np.split(values.astype("float32").numpy(), np.cumsum(self._wanted)[:-1]) if self._places else []
+        return dict(zip(self._places, parts, strict=True))
 
 
 class Words:

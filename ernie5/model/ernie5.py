@@ -4,7 +4,7 @@ The file to read first. A batch of unified sequences is embedded, runs through t
 read by the heads of its modalities; each gives the loss of its next group of tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -175,6 +175,19 @@ class Ernie5ForCausalLM(nn.Layer):
     def hidden_states(self, input_ids: paddle.Tensor, layout: Layout, subnet: Subnet) -> paddle.Tensor:
         """input_ids int64 [batch, seq] -> [batch, seq, hidden], after the final norm."""
         return self.decoder(self.text.embed(input_ids), layout, subnet).hidden_states
+
+    def read_words(
+        self, ids: np.ndarray, layout: Layout, subnet: Subnet, pages: Mapping[int, LayerPages], asked: np.ndarray
+    ) -> tuple[DecoderOutput, paddle.Tensor]:
+        """Words int64 [n] of the sequences in `pages`, one sequence behind the other, as in `Decoder`.
+
+        -> what is behind the layers, and next-token logits [m, vocab] of the words with the numbers `asked`, int64 [m].
+        """
+        decoded = self.decoder(self.text.embed(paddle.to_tensor(ids)).unsqueeze(0), layout, subnet, pages)
+        hidden = decoded.hidden_states.squeeze(0)
+        if len(asked) < len(ids):
+            hidden = paddle.gather(hidden, paddle.to_tensor(asked))
+        return decoded, self.logits(hidden)
 
     def logits(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
         """[..., hidden] -> next-token logits [..., vocab]."""

@@ -16,7 +16,8 @@ from ernie5.inference.export.decoder_part import decoder_parts
 from ernie5.inference.export.expert_mixing import MixingDispatcher
 from ernie5.inference.export.part import Part, write_part
 from ernie5.inference.export.readme import RUN_PY, readme_of
-from ernie5.inference.export.text_parts import text_parts
+from ernie5.inference.export.step_part import step_part
+from ernie5.inference.export.text_parts import prediction_parts, words_part
 from ernie5.inference.predictor.folder import write_manifest
 from ernie5.layers.router import Router
 from ernie5.model.ernie5 import Ernie5ForCausalLM
@@ -55,7 +56,7 @@ def export_folder(
             _make_plain(model.eval())
         if dtype == "bfloat16":
             narrow(model)
-        parts = [*text_parts(model, subnet, native), *decoder_parts(model, subnet, native)]
+        parts = [*_text_parts(model, subnet, native), *prediction_parts(model, subnet, native)]
         folder.mkdir(parents=True, exist_ok=True)
         for part in parts:
             progress(part.name)
@@ -67,6 +68,13 @@ def export_folder(
     (folder / "run.py").write_text(RUN_PY, encoding="utf-8")
     (folder / "README.md").write_text(readme_of(model.config, ops, dtype), encoding="utf-8")
     write_manifest(folder, ops, _described(parts), _about(model, dtype))
+
+
+def _text_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[Part]:
+    """One program where nothing has to be done between its parts."""
+    if native and model.audio is None:
+        return [step_part(model, subnet)]
+    return [words_part(model, native), *decoder_parts(model, subnet, native)]
 
 
 def _described(parts: list[Part]) -> dict:

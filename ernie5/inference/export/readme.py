@@ -34,9 +34,7 @@ From Python, with ernie5 installed or `ernie5.zip` on the path:
 
 | file | what |
 |---|---|
-| `words.json` | ids to embedded words; hidden states to logits |
-| `decoder_0.json` | the layers: {contract} |
-{prediction}| `*.pdiparams` | the weights, {dtype} |
+{programs}{prediction}| `*.pdiparams` | the weights, {dtype} |
 | `export.json` | inputs and outputs of each program, versions, SHA-256 of each file |
 | `config.json`, `generation_config.json`, `tokenizer*`, `special_tokens_map.json` | of the model folder |
 | `ernie5.zip`, `run.py` | what runs them |
@@ -44,11 +42,11 @@ From Python, with ernie5 installed or `ernie5.zip` on the path:
 Set by whoever runs the programs directly: oneDNN off (`config.disable_mkldnn()`; on a CPU it is on, and computes
 another routing), and outputs copied before the next run, which overwrites them.
 """
-_PLAIN = (
-    "embedded tokens [rows, n, hidden] with the keys and values of those before, to hidden states and the new keys "
-    "and values"
-)
-_NATIVE = "one ragged row of tokens over pages of keys, which the operator writes in place"
+_PLAIN = """| `words.json` | ids to embedded words; hidden states to logits |
+| `decoder_0.json` | the layers: embedded tokens [rows, n, hidden] and what is kept, to hidden states, keys and values |
+"""
+_NATIVE = """| `step.json` | ids to logits: one ragged row of tokens over pages of keys, which the operator writes in place |
+"""
 
 
 def readme_of(config: ModelConfig, ops: str, dtype: str) -> str:
@@ -67,7 +65,7 @@ def readme_of(config: ModelConfig, ops: str, dtype: str) -> str:
         paddle=paddle.__version__,
         operators=operators,
         dtype=dtype,
-        contract=_NATIVE if ops == "native" else _PLAIN,
+        programs=_NATIVE if ops == "native" else _PLAIN,
         prediction="| `prediction.json` | the prediction block, whose guesses make answers faster |\n"
         if config.num_nextn_predict_layers
         else "",

@@ -30,13 +30,15 @@ class WordsPart(nn.Layer):
         self.text, self.native = text, native
 
     def forward(self, ids: paddle.Tensor, hidden_states: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        return self.text.embed_tokens(ids), self.logits(hidden_states)
+
+    def logits(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
+        """[m, hidden] -> [m, vocab]."""
         tied = self.text.lm_head is None
         head = self.text.embed_tokens.weight if tied else self.text.lm_head.weight
         if self.native:
-            logits = backend.call("head_logits", [hidden_states, head], not tied)[0]
-        else:
-            logits = paddle.matmul(hidden_states, head, transpose_y=tied)
-        return self.text.embed_tokens(ids), logits
+            return backend.call("head_logits", [hidden_states, head], not tied)[0]
+        return paddle.matmul(hidden_states, head, transpose_y=tied)
 
 
 class PredictionPart(nn.Layer):
@@ -87,19 +89,24 @@ class PagedPredictionPart(PagedDecoderPart):
         return super().forward(joined, cos, sin, rows, tables, seen, keys, values)[0]
 
 
-def text_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[Part]:
-    """`words`, and `prediction` where the model has the block."""
+def words_part(model: Ernie5ForCausalLM, native: bool) -> Part:
+    """`words`."""
     config, rng, dtype = model.config, np.random.default_rng(0), str(model.dtype).removeprefix("paddle.")
     states = rng.normal(size=[3, config.hidden_size]).astype(np.float32)
-    words = Part(
+    return Part(
         "words",
         WordsPart(model.text, native),
         [InputSpec([None], "int64", "ids"), InputSpec([None, config.hidden_size], dtype, "hidden_states")],
         ["embedded", "logits"],
         [rng.integers(0, config.vocab_size, 2), states],
     )
+
+
+def prediction_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[Part]:
+    """`prediction`, where the model has the block."""
     if model.mtp is None:
-        return [words]
+        return []
+    config, dtype = model.config, str(model.dtype).removeprefix("paddle.")
     mask, top_k = subnet.layer_masks[model.mtp.layer_id], subnet.top_k
     layer = (PagedPredictionPart if native else PredictionPart)(model.mtp, mask, top_k)
     (embedded, *others), (first, *rest) = (
@@ -108,5 +115,4 @@ def text_parts(model: Ernie5ForCausalLM, subnet: Subnet, native: bool) -> list[P
         else (decoder_inputs(config, 1, dtype), example_of_layers(config, 1))
     )
     specs = [InputSpec(embedded.shape, dtype, name) for name in ("residual", "following")]
-    prediction = Part("prediction", layer, [*specs, *others], ["hidden_states"], [first, first[:, ::-1] * 1, *rest])
-    return [words, prediction]
+    return [Part("prediction", layer, [*specs, *others], ["hidden_states"], [first, first[:, ::-1] * 1, *rest])]

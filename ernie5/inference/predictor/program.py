@@ -7,6 +7,8 @@ import paddle
 
 from ernie5.errors import Fault
 
+_DELETES = "FLAGS_eager_delete_tensor_gb"  # below 0: memory is not freed on the way
+
 
 class Program:
     """A pure function of tensors. Its outputs belong to the caller.
@@ -16,8 +18,14 @@ class Program:
     and inputs of another dtype are taken as if they were of the right one, so they are refused.
     """
 
-    def __init__(self, program: Path, weights: Path, inputs: Sequence[Sequence], threads: int = 1):
-        """inputs: name, dtype and shape (-1: any) of each, in order. Fault if Paddle cannot load the program."""
+    def __init__(
+        self, program: Path, weights: Path, inputs: Sequence[Sequence], threads: int = 1, frees_memory: bool = True
+    ):
+        """inputs: name, dtype and shape (-1: any) of each, in order. Fault if Paddle cannot load the program.
+
+        frees_memory: of what is computed on the way, once it is no longer needed. A thread of Paddle does that and
+        spins, which takes a tenth of a short step; without it the memory of the longest run so far is kept.
+        """
         from paddle.inference import Config, create_predictor
 
         config = Config(str(program), str(weights))
@@ -33,7 +41,7 @@ class Program:
         except (RuntimeError, ValueError, OSError) as error:
             last = str(error).strip().splitlines()[-1]
             raise Fault(f"{program}: Paddle {paddle.__version__} cannot load it: {last}") from None
-        self._path = program
+        self._path, self._frees_memory = program, frees_memory
         self._inputs = [(name, getattr(paddle, dtype), len(shape), list(shape)) for name, dtype, shape in inputs]
         found, expected = self._predictor.get_input_names(), [name for name, *_ in self._inputs]
         if found != expected:
@@ -47,4 +55,16 @@ class Program:
             if tensor.dtype != dtype or tensor.ndim != rank:  # Paddle finds wrong sizes itself
                 found, expected = (str(one).removeprefix("paddle.") for one in (tensor.dtype, dtype))
                 raise Fault(f"{self._path}: {name} is {found} {list(tensor.shape)}, expected {expected} {shape}")
-        return [output.clone() for output in self._predictor.run(list(inputs))]
+        return [output.clone() for output in self._run(list(inputs))]
+
+    def _run(self, inputs: list[paddle.Tensor]) -> list[paddle.Tensor]:
+        if self._frees_memory:
+            return self._predictor.run(inputs)
+        before = paddle.get_flags(_DELETES)  # read when a program runs for the first time
+        paddle.set_flags({_DELETES: -1.0})
+        try:
+            found = self._predictor.run(inputs)
+        finally:
+            paddle.set_flags(before)
+        self._frees_memory = True  # the program has read it
+        return found

@@ -18,7 +18,7 @@ ALLOWED = frozenset(
     1.expand 1.fetch 1.flatten 1.floor_divide 1.full 1.full_int_array 1.full_with_tensor 1.gather
     1.greater_equal 1.if 1.index_sample 1.less_equal 1.less_than 1.logical_and 1.matmul 1.max 1.multiply
     1.one_hot 1.pylayer 1.reshape 1.rsqrt 1.scale 1.scatter 1.shape64 1.share_data_ 1.sigmoid 1.slice 1.softmax
-    1.stack 1.subtract 1.sum 1.swiglu 1.transpose 1.unsqueeze 2.yield 3.ernie5_head_logits
+    1.squeeze 1.stack 1.subtract 1.sum 1.swiglu 1.transpose 1.unsqueeze 2.yield 3.ernie5_head_logits
     3.ernie5_paged_decoder_layers_ 3.ernie5_rms_norm p
     """.split()
 )

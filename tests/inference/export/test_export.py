@@ -217,3 +217,18 @@ def test_a_reader_takes_an_exported_model_as_it_takes_a_model(whole):
     model = ExportedModel(whole)
     assert isinstance(Engine(model, None).reader, Reader) and model.eval() is model and model.training is False
     assert model.text.embed(paddle.to_tensor([1, 2])).shape == [2, model.config.hidden_size]
+
+
+@NATIVE
+def test_prompts_and_words_of_native_text_are_one_program(tiny_model_config, make_folder, export):
+    """So a step calls Paddle once, and what it needs of itself does not change what it says."""
+    folder = make_folder(tiny_model_config)
+    exported = export(folder, "native")
+    assert {path.name for path in exported.glob("*.pdiparams")} <= {"step.pdiparams", "prediction.pdiparams"}
+    ours, theirs = engines(folder, exported)
+    states = np.random.default_rng(0).normal(size=[3, ours.model.config.hidden_size]).astype(np.float32)
+    with paddle.no_grad():
+        expected = ours.model.logits(paddle.to_tensor(states)).numpy()
+        embedded = ours.model.text.embed(paddle.to_tensor([5, 7])).numpy()
+    np.testing.assert_allclose(theirs.model.logits(paddle.to_tensor(states)).numpy(), expected, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(theirs.model.text.embed(paddle.to_tensor([5, 7])).numpy(), embedded)
