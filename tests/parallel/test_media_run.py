@@ -167,9 +167,8 @@ def test_rows_that_are_not_packed_have_all_modalities_and_are_other_rows(one, un
     assert losses(unpacked)[0] != losses(one)[0]
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(name, marks=[pytest.mark.slow] if i else []) for i, name in enumerate(UNPACKED)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", UNPACKED)
 def test_without_packing_it_learns_what_one_process_learns(run_file, unpacked, layout):
     processes, degrees = UNPACKED[layout]
     folder = run_file.parent / f"unpacked_{layout.replace(' ', '_').replace(',', '')}"

@@ -81,7 +81,7 @@ PIECES = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "rows over two" else name for name in PIECES]
+    "name", [name if name == "inside and between" else pytest.param(name, marks=pytest.mark.slow) for name in PIECES]
 )
 def test_resumed_inside_and_between_stages_it_learns_the_same(run_file, one, name, tmp_path):
     folder, pieces = tmp_path / "run", PIECES[name]

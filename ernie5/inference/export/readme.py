@@ -45,7 +45,7 @@ another routing), and outputs copied before the next run, which overwrites them.
 _PLAIN = """| `words.json` | ids to embedded words; hidden states to logits |
 | `decoder_0.json` | the layers: embedded tokens [rows, n, hidden] and what is kept, to hidden states, keys and values |
 """
-_NATIVE = """| `step.json` | ids to logits: one ragged row of tokens over pages of keys, which the operator writes in place |
+_NATIVE = """| `step.json` | ids to logits: one ragged row of tokens over pages of keys, which it writes in place |
 """
 
 
