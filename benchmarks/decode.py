@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=ROOT / "configs/model/yardstick.yaml")
+    parser.add_argument(
+        "--model", type=Path, default=ROOT / "configs/model/yardstick.yaml", help="a YAML, for random weights"
+    )
+    parser.add_argument("--exported", type=Path, help="in its place, an exported folder: what is run is fixed in it")
     parser.add_argument("--batch", type=int, default=1, help="prompts read together")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a prompt")
     parser.add_argument("--new", type=int, default=128, help="tokens to generate")
@@ -40,6 +43,32 @@ def make_decode(args: argparse.Namespace):
     import paddle
 
     from ernie5.inference.generate import generate_ids
+
+    model, subnet = exported_model(args.exported) if args.exported else random_model(args)
+    config = model.config
+    prompts = np.random.default_rng(1).integers(0, config.vocab_size, (args.batch, args.prompt)).tolist()
+    generation = GenerationConfig(max_new_tokens=args.new, temperature=0)
+
+    def decode() -> protocol.Record:
+        steps = sum(1 for _ in generate_ids(model, prompts, generation, eos_id=None, subnet=subnet))
+        return {"new_tokens": steps * args.batch}
+
+    facts = {"framework": f"paddle {paddle.__version__}", "model": config.name, "exported": bool(args.exported)}
+    if subnet is not None:
+        facts |= {"top_k": subnet.top_k, "layers": len(subnet.layer_ids)}
+    return decode, {**facts, "batch": args.batch, "prompt": args.prompt, "new": args.new, "keep_heap": args.keep_heap}
+
+
+def exported_model(folder: Path):
+    from ernie5.inference.predictor.exported import ExportedModel
+
+    return ExportedModel(folder), None
+
+
+def random_model(args: argparse.Namespace):
+    """(the model, the member that is run)."""
+    import paddle
+
     from ernie5.model.ernie5 import Ernie5ForCausalLM
     from ernie5.model.subnet import make_subnet
 
@@ -48,16 +77,7 @@ def make_decode(args: argparse.Namespace):
     model = Ernie5ForCausalLM(config)
     model.eval()
     top_k, layers = args.top_k or config.moe.num_experts_per_tok, args.layers or config.num_hidden_layers
-    subnet = make_subnet(config, range(layers), None, top_k)
-    prompts = np.random.default_rng(1).integers(0, config.vocab_size, (args.batch, args.prompt)).tolist()
-    generation = GenerationConfig(max_new_tokens=args.new, temperature=0)
-
-    def decode() -> protocol.Record:
-        steps = sum(1 for _ in generate_ids(model, prompts, generation, eos_id=None, subnet=subnet))
-        return {"new_tokens": steps * args.batch}
-
-    facts = {"framework": f"paddle {paddle.__version__}", "model": config.name, "top_k": top_k, "layers": layers}
-    return decode, {**facts, "batch": args.batch, "prompt": args.prompt, "new": args.new, "keep_heap": args.keep_heap}
+    return model, make_subnet(config, range(layers), None, top_k)
 
 
 if __name__ == "__main__":
