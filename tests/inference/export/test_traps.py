@@ -4,16 +4,22 @@ Each of these shows the trap itself where that can be done, so that an upgrade t
 way round it holds.
 """
 
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
 from paddle import inference, nn
 from paddle.static import InputSpec
 
+import ernie5
 from ernie5.errors import Fault
 from ernie5.inference.export.expert_mixing import MixingDispatcher
 from ernie5.inference.export.part import Part, write_part
 from ernie5.inference.predictor.program import Program
+from ernie5.model.folder import from_pretrained
+from ernie5.model.safetensors_file import map_file, write_file
+from ernie5.ops import backend
 
 
 class Function(nn.Layer):
@@ -134,3 +140,46 @@ def test_a_mask_is_spelled_out_where_a_cache_stands_before_the_queries():
     found = attend_under_columns(query, keys, keys, ColumnsMask(paddle.to_tensor(columns), 1))
     expected = flashmask_attention(query, keys, keys, Mask(1, 5, columns))
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(backend._register() != "", reason="not compiled")
+def test_integers_between_compiled_operators_do_not_stop_gradients():
+    """S4: Paddle takes integers that an operator gives for differentiable; handed on, they may silence gradients."""
+    states, zeros = paddle.rand([3, 8]), paddle.zeros([8])
+    states.stop_gradient = False
+    raw = paddle._C_ops._run_custom_op("ernie5_router", states, zeros, zeros, 2, "softmax", 1.0)
+    assert not raw[0].stop_gradient, "Paddle has mended it"
+    with backend.using("native"):
+        ids = backend.call("router", [states, zeros, zeros], 2, "softmax", 1.0)[0]
+        token_ids, _, row_ids, _ = backend.call("sort_by_expert", [raw[0]], 8, 1)
+        assert ids.stop_gradient and token_ids.stop_gradient and row_ids.stop_gradient
+        backend.call("moe_permute", [states, token_ids, row_ids])[0].sum().backward()
+    np.testing.assert_array_equal(states.grad.numpy(), np.full([3, 8], 2.0))
+
+
+def test_weights_of_another_dtype_are_read_as_their_values(tiny_model_config, make_folder):
+    """S6, S7: Paddle's reader of spread checkpoints may read them as bytes, or leave zeros on a CPU. Ours is used."""
+    folder = make_folder(tiny_model_config)
+    expected = from_pretrained(folder).state_dict()
+    (path,) = folder.glob("*.safetensors")
+    write_file(path, {name: paddle.to_tensor(array).astype("bfloat16") for name, array in map_file(path).items()})
+    found = from_pretrained(folder).state_dict()
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name].astype("float32").numpy(), tensor.numpy(), rtol=2**-8, err_msg=name)
+    assert not calls_of("load_state_dict", "paddle.distributed", "dist", "distributed.checkpoint")
+
+
+def test_no_loop_of_paddle_runs_in_dygraph():
+    """S9: there it writes into the variables that it is given."""
+    word = paddle.to_tensor([1])
+    paddle.static.nn.while_loop(lambda n, out: (n < 3).all(), lambda n, out: [n + 1, out * 2], [word, word])
+    assert word.item() != 1, "Paddle has mended it"
+    assert not calls_of("while_loop", "nn", "paddle.static.nn")
+
+
+def calls_of(function: str, *modules: str) -> list[Path]:
+    """Our files that call it."""
+    package = Path(ernie5.__file__).parent
+    return [
+        file for file in package.rglob("*.py") for one in modules if f"{one}.{function}(" in file.read_text("utf-8")
+    ]
