@@ -225,7 +225,7 @@ class Engine:
             except OutOfPages as error:
                 youngest = self._running[-1]
                 if len(self._running) == 1:
-                    self._finish(running, Finished("failed", _usage(running.task), f"{error}: ask for less"), events)
+                    self._finish(running, _failed(running, UserError(f"{error}: ask for less")), events)
                     return False
                 self._running.remove(youngest)
                 youngest.task.begin_anew()
@@ -283,7 +283,7 @@ class Engine:
 
 def _failed(running: _Running, error: Exception) -> Finished:
     if isinstance(error, UserError | Fault):
-        return Finished("failed", _usage(running.task), str(error))
+        return Finished("failed", _usage(running.task), str(error), is_refused=isinstance(error, UserError))
     logger.error("request %d failed", running.number, exc_info=error)
     return Finished("failed", _usage(running.task), f"{type(error).__name__}: {error}")
 

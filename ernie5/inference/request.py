@@ -73,6 +73,7 @@ class Finished(NamedTuple):
     reason: Literal["stop", "length", "cancelled", "failed"]
     usage: Usage
     message: str = ""  # why it failed
+    is_refused: bool = False  # it failed because of what was asked: other requests, and smaller ones, are answered
 
 
 class Event(NamedTuple):

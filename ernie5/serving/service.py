@@ -149,6 +149,7 @@ class Running:
         if begun is not None and usage.completion_tokens > 1:
             metrics.per_token.observe((time.monotonic() - begun) / (usage.completion_tokens - 1))
         if finished.reason == "failed":
-            raise ApiError(f"the answer failed: {finished.message or 'no cause is given'}", status=500)
+            status = 400 if finished.is_refused else 500
+            raise ApiError(f"the answer failed: {finished.message or 'no cause is given'}", status=status)
         if finished.reason == "cancelled":
             raise ApiError("the answer was given up by the server: ask again", status=503)

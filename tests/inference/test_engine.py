@@ -107,7 +107,8 @@ def test_what_cannot_be_held_at_all_is_refused_with_a_remedy(model, coders):
         engine.submit(Request(prompt=(Text("a" * 400),), config=GREEDY))
     film = Request(prompt=(Text("left"),), begin="video", canvas=Canvas(SQUARE, 19))
     (pieces,) = answers(engine, [film])
-    assert pieces[-1].reason == "failed" and "all 2 pages of 64 tokens are in use" in pieces[-1].message
+    assert pieces[-1].reason == "failed" and "all 2 pages of 64 tokens are in use: ask for" in pieces[-1].message
+    assert pieces[-1].is_refused
     ((_, end),) = answers(engine, [Request(prompt=(Text("What is it?"),), config=GREEDY)])  # it goes on
     assert end.reason == "length"
 
@@ -244,7 +245,7 @@ def test_a_fault_of_one_request_leaves_the_others_alone(model, coders, monkeypat
     monkeypatch.setattr(module, "_draw", failing)
     first, broken, last = answers(engine, requests)
     assert same([first, last], expected)
-    assert broken[-1].reason == "failed" and "broken on purpose" in broken[-1].message
+    assert broken[-1].reason == "failed" and "broken on purpose" in broken[-1].message and not broken[-1].is_refused
 
 
 def test_media_that_cannot_be_encoded_fail_their_request_alone(model, coders, monkeypatch, tmp_path):

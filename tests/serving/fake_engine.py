@@ -103,7 +103,7 @@ class FakeEngine:
             if "crash" in text and count:
                 raise RuntimeError("planted")
             if "fail" in text and count == 2:
-                yield Finished("failed", Usage(len(text), 0, count), "planted")
+                yield Finished("failed", Usage(len(text), 0, count), "planted", is_refused="too much" in text)
                 return
             if count >= request.config.max_new_tokens:
                 yield Finished("length", Usage(len(text), 0, count))

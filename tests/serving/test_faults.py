@@ -117,6 +117,12 @@ def test_request_that_fails_fails_alone(serve):
     assert "planted" in streamed[-2] and "[DONE]" not in streamed[-2]
 
 
+def test_answer_that_there_is_no_room_for_is_the_askers_fault(serve):
+    refused = post(serve(), "fail of too much now")
+    assert refused.status_code == 400 and "planted" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
 def test_step_that_fails_is_told_and_the_next_request_is_answered(serve):
     running = serve()
     assert post(running, "crash").status_code == 500
