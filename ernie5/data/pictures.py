@@ -21,6 +21,30 @@ _SHORTEST_DELAY, _DEFAULT_DELAY = 0.010, 0.1  # seconds: browsers take a delay o
 _opening = threading.Lock()
 
 
+class _Quiet:
+    """No warnings while any thread is inside: the filters belong to the process, so the last one out restores them."""
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The picture in a file, uint8 [1, height, width, 3]; of a moving one the first frame.
 
@@ -39,8 +63,7 @@ def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def refusals(path: str, kind: str, remedy: str) -> Iterator[None]:
     """Turns whatever a decoder raises of a broken file, and it may raise anything, into a UserError with its cause."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn of odd metadata
+        with _quiet:  # decoders warn of odd metadata
             yield
     except (UserError, MemoryError):
         raise

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ernie5.data.media import read_image
+from ernie5.data.pictures import refusals
 from ernie5.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -209,3 +211,15 @@ def test_text_bomb_in_a_png_is_refused(tmp_path):
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     assert "is no regular file" in refusal(tmp_path / "pipe.png")
+
+
+def test_readers_in_turns_leave_the_filters_of_warnings_as_they_were():
+    """As threads do: the first one in is the first one out."""
+    before = list(warnings.filters)
+    first, second = (refusals("a", "picture", "give another") for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    warnings.warn("odd metadata", stacklevel=1)  # an error here, were it heard
+    second.__exit__(None, None, None)
+    assert warnings.filters == before
