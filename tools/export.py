@@ -35,9 +35,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "int8"),
         default="float32",
-        help="bfloat16: half the weights to read, rounded; needs --ops native (default %(default)s)",
+        help="bfloat16: half the weights to read, rounded; needs --ops native. int8: files of a quarter, float32 once "
+        "they are loaded (default %(default)s)",
     )
     parser.add_argument("--num-layers", type=int, default=0, metavar="N", help="elastic depth: layers to keep; 0: all")
     parser.add_argument(

@@ -61,7 +61,7 @@ class Block(nn.Layer):
         attention, dense = self.self_attn, self.mlp.shared_experts if self.routes else self.mlp
         projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
         feed_forward = [] if dense is None else [dense.gate_proj, dense.up_proj, dense.down_proj]
-        if not all(type(one) is Linear and one.bias is None for one in projections + feed_forward):
+        if not all(type(one).forward is Linear.forward and one.bias is None for one in projections + feed_forward):
             return None  # biases, or adapters in the place of a projection
         experts, score, scaling = [], "softmax", 1.0
         if self.routes:

@@ -14,6 +14,7 @@ from ernie5.errors import UserError
 from ernie5.inference.export.columns_mask import attend_under_columns
 from ernie5.inference.export.decoder_part import decoder_parts
 from ernie5.inference.export.expert_mixing import MixingDispatcher
+from ernie5.inference.export.int8 import quantise
 from ernie5.inference.export.part import Part, write_part
 from ernie5.inference.export.readme import RUN_PY, readme_of
 from ernie5.inference.export.step_part import step_part
@@ -26,7 +27,7 @@ from ernie5.model.subnet import Subnet, full_subnet
 from ernie5.ops import backend
 
 Ops = Literal["none", "native"]
-Dtype = Literal["float32", "bfloat16"]  # of weights and of what goes from layer to layer
+Dtype = Literal["float32", "bfloat16", "int8"]  # of weights; but for int8, of what goes from layer to layer too
 SOURCES = "ernie5.zip"  # the package, from which run.py imports
 
 
@@ -56,13 +57,15 @@ def export_folder(
             _make_plain(model.eval())
         if dtype == "bfloat16":
             narrow(model)
+        if dtype == "int8":
+            quantise(model)
         parts = [*_text_parts(model, subnet, native), *prediction_parts(model, subnet, native)]
         folder.mkdir(parents=True, exist_ok=True)
         for part in parts:
             progress(part.name)
             write_part(part, folder)
     token_ids = copy_tokenizer(source, folder)
-    write_config(model.config, folder, dtype, token_ids)
+    write_config(model.config, folder, "float32" if dtype == "int8" else dtype, token_ids)
     shutil.copyfile(source / GENERATION_FILE, folder / GENERATION_FILE)
     _write_sources(folder / SOURCES)
     (folder / "run.py").write_text(RUN_PY, encoding="utf-8")

@@ -232,3 +232,28 @@ def test_prompts_and_words_of_native_text_are_one_program(tiny_model_config, mak
         embedded = ours.model.text.embed(paddle.to_tensor([5, 7])).numpy()
     np.testing.assert_allclose(theirs.model.logits(paddle.to_tensor(states)).numpy(), expected, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(theirs.model.text.embed(paddle.to_tensor([5, 7])).numpy(), embedded)
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("tied", [False, True], ids=["two ends", "tied"])
+def test_int8_is_the_model_with_its_matrices_rounded(tiny_model_config, make_folder, export, ops, tied):
+    """As NumPy rounds them, by output; of words, by word."""
+    changes = {"tie_word_embeddings": tied, "num_nextn_predict_layers": 1}
+    folder = make_folder(tiny_model_config, "shared experts behind a dense layer", **changes)
+    exported = export(folder, ops, dtype="int8")
+    ours, theirs = engines(folder, exported, speculate=True)
+    ids = np.random.default_rng(0).integers(0, 300, 120)
+    exact = logits_of(ours, ids, [110, 1, 9])
+    for name, tensor in ours.model.state_dict().items():
+        if tensor.ndim < 2 or ".gate.weight" in name:
+            continue
+        weight = tensor.numpy()
+        scale = np.abs(weight).max(-1 if "embed_tokens" in name else -2, keepdims=True) / 127
+        tensor.set_value(np.rint(weight / scale) * scale)
+    expected = logits_of(ours, ids, [110, 1, 9])
+    np.testing.assert_allclose(logits_of(theirs, ids, [110, 1, 9]), expected, atol=1e-4, rtol=0)
+    assert 1e-3 < np.abs(expected - exact).std() / exact.std() < 0.1
+    assert texts(theirs) == texts(ours)
+    sizes = [sum(path.stat().st_size for path in one.glob(end)) for one, end in
+             ((exported, "*.pdiparams"), (folder, "*.safetensors"))]  # fmt: skip
+    assert sizes[0] < 0.4 * sizes[1]  # of tiny matrices the scales and the routers are a good part
