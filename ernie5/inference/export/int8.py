@@ -1,5 +1,6 @@
 """Weights as int8 with a scale for each output, which programs multiply out when they are loaded."""
 
+import paddle
 from paddle import nn
 
 from ernie5.layers.router import Router
@@ -16,14 +17,14 @@ def quantise(model: Ernie5ForCausalLM) -> None:
     for layer in model.sublayers():
         if layer.sublayers() or isinstance(layer, Router):
             continue
-        for name, weight in list(layer._parameters.items()):
-            if weight is not None and weight.ndim >= 2:
-                _replace(layer, name, axis=-1 if isinstance(layer, nn.Embedding) else -2)
+        for name, weight in list(layer.named_parameters(include_sublayers=False)):
+            if weight.ndim >= 2:
+                _replace(layer, name, weight, axis=-1 if isinstance(layer, nn.Embedding) else -2)
 
 
-def _replace(layer: nn.Layer, name: str, axis: int) -> None:
+def _replace(layer: nn.Layer, name: str, weight: paddle.Tensor, axis: int) -> None:
     """By two buffers, and a property of the name."""
-    weight = layer._parameters.pop(name)
+    delattr(layer, name)
     scale = weight.abs().max(axis=axis, keepdim=True).clip(min=1e-30) / 127
     layer.register_buffer(f"{name}_int8", (weight / scale).round().astype("int8"))
     layer.register_buffer(f"{name}_scale", scale)
